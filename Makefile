@@ -1,0 +1,31 @@
+# make reproduce    run every notebook with the tiny profile and write runs/report.html
+# make test         run the test suite
+#
+# Each makes a virtual environment in .venv first if there is none; nothing but Python and make is needed.
+# Choose the interpreter with PYTHON=python3.12, add options with ARGS="--only 03 --fresh".
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+NOTEBOOKS = $(wildcard notebooks/[0-9]*.ipynb)
+
+.PHONY: reproduce test
+
+reproduce: $(INSTALLED)
+	$(BIN)/airlib reproduce $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q --timeout=900 $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) \
+		tests $(NOTEBOOKS) $(ARGS)
+
+# The stamp is touched only after a complete installation, so an interrupted one is repeated.
+$(INSTALLED): pyproject.toml
+	@test -x $(BIN)/pip || { \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+			|| { echo "airlib needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }; \
+		$(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing airlib with PyTorch in $(VENV): minutes, the first time"
+	@$(BIN)/python -m pip install --quiet --editable '.[notebooks,test]'
+	@touch $@

@@ -1,0 +1,248 @@
+"""The one loop: move a copy of a generator so that CLIP sees the text change, keep the rest.
+
+    result = adapt(source, space, NADA(space, "human", "baby"), synthesis(), AdaptationConfig(steps=60))
+    images = result.apply(source)(latents)
+    result.save("baby.safetensors")
+
+The loop owns seeds, steps, optimiser, progress bar, log, snapshots, checkpoints and guards; the objective owns the
+loss, the parameterization owns what may move. Step k draws from streams of (seed, k), so a run that was killed and
+called again with the same `directory` ends with the same bits as one that was not.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from airlib.checkpointing import pack, unpack
+from airlib.clip_space.encoder import ClipSpace
+from airlib.errors import AirlibError
+from airlib.files import load_tensors, save_tensors, write_atomically
+from airlib.generators.base import Generator
+from airlib.methods.step import Step
+from airlib.parameterizations import Parameterization
+from airlib.progress import track
+from airlib.seeding import rng
+
+COLLAPSED = 0.05  # of the source's variation between latents
+COLLAPSE_PATIENCE = 5  # steps
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """Numbers of the loop; the optimiser's are those of StyleGAN-NADA's code (batch 2, Adam betas 0, 0.99^0.8)."""
+
+    steps: int = 300
+    batch: int = 2
+    learning_rate: float = 0.0016
+    betas: tuple[float, float] = (0.0, 0.99**0.8)
+    views: int = (
+        0  # random views per image before CLIP; 0 embeds the image itself, as the papers do
+    )
+    noise: Literal["shared", "independent", "none"] = "shared"  # "independent" is the official code
+    truncation: float = 1.0
+    weights: dict[str, float] = field(default_factory=dict)  # of the loss terms; 1 where not named
+    seed: int = 0
+    snapshot_every: int = 0
+    checkpoint_every: int = 25
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0 or self.views < 0:
+            raise AirlibError(
+                "steps and batch must be at least 1, the learning rate above 0, views at least 0"
+            )
+        if self.noise not in ("shared", "independent", "none"):
+            raise AirlibError(
+                f"noise {self.noise!r} is unknown; choose shared, independent or none"
+            )
+
+
+class Objective(Protocol):
+    """A loss with memory."""
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """Named scalar terms; the loop sums them with the weights of its configuration."""
+
+    def events(self) -> list[dict]:
+        """What happened since the last call, for the log (JSON values)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+
+    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
+        """Restore `state`; `adapted` supplies architectures."""
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash of all parameters and buffers: says whether two generators are the same."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What adaptation changed: the tensors that moved, how, and from which source."""
+
+    tensors: dict[str, Tensor]
+    config: dict
+    log: list[dict] = field(default_factory=list)
+
+    def apply(self, source: Generator) -> Generator:
+        """The adapted generator; raises AirlibError for another source than it was made from."""
+        if fingerprint(source) != self.config["source"]:
+            raise AirlibError(
+                "this adaptation was made from another source generator; open the world and source it names: "
+                + json.dumps(self.config.get("labels", {}))
+            )
+        adapted = source.copy_frozen()
+        adapted.load_state_dict(self.tensors, strict=False)
+        return adapted
+
+    def save(self, path: str | Path) -> Path:
+        """One safetensors file with the configuration in its header, and PATH.jsonl with the log."""
+        path = save_tensors(path, self.tensors, self.config)
+        _write_log(path.with_suffix(".jsonl"), self.log)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Adaptation":
+        """Read what `save` wrote, bit for bit."""
+        tensors, config = load_tensors(path)
+        if "source" not in config:
+            raise AirlibError(f"{path} holds no adaptation; it may be a weight file")
+        return cls(tensors, config, _read_log(Path(path).with_suffix(".jsonl")))
+
+
+def adapt(
+    source: Generator, space: ClipSpace, objective: Objective, parameterization: Parameterization,
+    config: AdaptationConfig, directory: str | Path | None = None, labels: dict | None = None,
+    on_step: Callable[[int, nn.Module], None] | None = None,
+) -> Adaptation:  # fmt: skip
+    """Adapt a copy of `source` and return what changed.
+
+    directory: where checkpoints go; calling again with the same arguments continues there. labels: anything JSON
+    that should travel with the result (pair, method, profile). on_step(k, adapted): called before step k and at
+    the end, e.g. to draw. Raises AirlibError if the loss stops being finite or the generator collapses.
+    """
+    run = _Run(source, space, objective, parameterization, config, labels or {})
+    checkpoint = Path(directory) / "checkpoint.safetensors" if directory else None
+    if checkpoint and checkpoint.exists():
+        run.resume(checkpoint)
+    for index in track(range(run.done, config.steps), "adapting"):
+        if on_step:
+            on_step(index, run.adapted)
+        run.step(index)
+        if checkpoint and (run.done % config.checkpoint_every == 0 or run.done == config.steps):
+            run.save(checkpoint)
+    if on_step:
+        on_step(config.steps, run.adapted)
+    return run.result()
+
+
+class _Run:
+    """State of one adaptation."""
+
+    def __init__(
+        self, source: Generator, space: ClipSpace, objective: Objective,
+        parameterization: Parameterization, config: AdaptationConfig, labels: dict,
+    ):  # fmt: skip
+        self.source, self.space, self.objective = source, space, objective
+        self.parameterization, self.config = parameterization, config
+        self.adapted = source.copy_frozen()
+        self.trainable = parameterization.attach(self.adapted)
+        self.optimizer = torch.optim.Adam(
+            self.trainable.values(), lr=config.learning_rate, betas=config.betas
+        )
+        self.log: list[dict] = []
+        self.done, self.collapsed = 0, 0
+        self.header = {
+            "source": fingerprint(source),
+            "parameterization": parameterization.name,
+            "adaptation": json.loads(json.dumps(asdict(config))),
+            "labels": labels,
+        }
+
+    def step(self, index: int) -> None:
+        """One optimiser step."""
+        config, streams = self.config, ("adapt", index)
+        latents = self.source.sample_latents(
+            config.batch, rng(config.seed, *streams, "latents"), config.truncation
+        )
+        step = Step(
+            index, config.steps, config.seed, self.source, self.adapted, self.space,
+            latents, config.views, config.noise,
+        )  # fmt: skip
+        self.parameterization.before_step(
+            self.adapted, self.trainable, rng(config.seed, *streams, "selection")
+        )
+        terms = self.objective(step)
+        total = torch.stack([config.weights.get(k, 1.0) * v for k, v in terms.items()]).sum()
+        self._guard(step, total)
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+        self.log += self.objective.events()
+        self.log.append({"step": index, **{k: round(v.item(), 6) for k, v in terms.items()}})
+        self.done = index + 1
+
+    def _guard(self, step: Step, total: Tensor) -> None:
+        if not torch.isfinite(total):
+            raise AirlibError(
+                f"the loss became {total.item()} at step {step.index}; lower the learning rate or adapt for fewer steps"
+            )
+        if self.config.batch < 2:
+            return
+        spread, reference = (
+            float(images.detach().std(dim=0).mean())
+            for images in (step.adapted_images, step.source_images)
+        )
+        self.collapsed = self.collapsed + 1 if spread < COLLAPSED * reference else 0
+        if self.collapsed >= COLLAPSE_PATIENCE:
+            raise AirlibError(
+                f"the adapted generator draws the same image for every latent since step {step.index - self.collapsed + 1}; "
+                "lower the learning rate or adapt for fewer steps"
+            )
+
+    # -- checkpoints and result -------------------------------------------------------------------------------
+    def save(self, path: Path) -> None:
+        """Write everything that a resumed run needs."""
+        states = {"trained": self._trained(), "objective": self.objective.state()}
+        config = {**self.header, "done": self.done, "collapsed": self.collapsed, "log": self.log}
+        save_tensors(path, pack(states, self.optimizer), config)
+
+    def resume(self, path: Path) -> None:
+        """Continue from `path`; refuses a checkpoint of other settings."""
+        tensors, config = load_tensors(path)
+        if any(config.get(key) != value for key, value in self.header.items()):
+            raise AirlibError(
+                f"{path} belongs to a run with other settings; choose another directory or delete it"
+            )
+        states = unpack(tensors, self.optimizer)
+        self.adapted.load_state_dict(states["trained"], strict=False)
+        self.objective.load_state(states.get("objective", {}), self.adapted)
+        self.done, self.collapsed, self.log = config["done"], config["collapsed"], config["log"]
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.trainable.items()}
+
+    def result(self) -> Adaptation:
+        """The tensors that moved, with configuration and log."""
+        return Adaptation(self._trained(), self.header, self.log)
+
+
+def _write_log(path: Path, log: list[dict]) -> None:
+    text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in log)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _read_log(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

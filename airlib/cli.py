@@ -1,0 +1,181 @@
+"""The command line: `airlib reproduce | train-tiny | check-tiny | doctor`.
+
+Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
+line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
+130. What a command needs is imported when it runs, so that `airlib --help` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from airlib import __version__
+from airlib.errors import AirlibError
+
+SUMMARY = "Zero-shot generative model adaptation, reproduced in notebooks."
+SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = options.command(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {options.after_interrupt}", INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except Exception as error:
+        if "debug" in options:
+            traceback.print_exc()
+        return _fail(_describe(error), FAILURE)
+    return code
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from airlib.reproduce import reproduce
+
+    report = reproduce(
+        profile=options.profile,
+        only=options.only,
+        out=options.out,
+        parameters=options.parameter,
+        fresh=options.fresh,
+        notebooks=options.notebooks,
+    )
+    print(report)
+    return SUCCESS
+
+
+def _train_tiny(options: argparse.Namespace) -> int:
+    from airlib.tinyworld.training import train_tiny
+
+    record = train_tiny(
+        options.name,
+        seed=options.seed,
+        steps=options.steps,
+        resume=options.resume,
+        directory=options.out,
+    )
+    print(json.dumps({key: value for key, value in record.items() if key != "curve"}))
+    return SUCCESS
+
+
+def _check_tiny(options: argparse.Namespace) -> int:
+    from airlib.tinyworld.check import check_tiny
+
+    print(json.dumps(check_tiny(quick=options.quick), allow_nan=False))
+    return SUCCESS
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from airlib.doctor import examine
+    from airlib.reproduce import find_notebooks
+
+    found, problems = examine(options.out)
+    try:
+        found["notebooks"] = ", ".join(path.stem for path in find_notebooks(options.notebooks))
+    except AirlibError as error:
+        found["notebooks"] = "none"
+        problems.append(str(error))
+    for name, value in found.items():
+        print(f"{name}: {value}")
+    for problem in problems:
+        _fail(problem, FAILURE)
+    return FAILURE if problems else SUCCESS
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of printing the usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(f"{message} (see `{self.prog} --help`)", USAGE))
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+    )
+    parser = _Parser(prog="airlib", description=SUMMARY, parents=[common])
+    parser.add_argument("--version", action="version", version=f"airlib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, parents=[common])
+        added.set_defaults(command=command, after_interrupt="nothing was left half written")
+        return added
+
+    _add_reproduce(add("reproduce", _reproduce, "run the notebooks and write report.html"))
+    _add_train(add("train-tiny", _train_tiny, "train one network of the tiny world again"))
+    check = add("check-tiny", _check_tiny, "measure again what the shipped weights claim")
+    check.add_argument("--quick", action="store_true", help="fewer samples, wider tolerances")
+    _add_places(add("doctor", _doctor, "say whether this machine can run airlib"))
+    return parser
+
+
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(after_interrupt="the same command continues with this notebook")
+    parser.add_argument("--profile", default="tiny", help="tiny (default) or paper")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NN", help="number or name; repeatable"
+    )
+    parser.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="set a notebook parameter; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="run again what has finished")
+    _add_places(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(after_interrupt="--resume continues from the last checkpoint")
+    parser.add_argument("name", metavar="NAME", help="clip, judge or stylegan2")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=_count, default=None, help="other than the recipe's")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/train-tiny"), metavar="DIR",
+        help="checkpoints, weights and record (default: runs/train-tiny)",
+    )  # fmt: skip
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), metavar="DIR", help="results (default: runs)"
+    )
+    parser.add_argument(
+        "--notebooks", type=Path, default=None, metavar="DIR", help="another folder of notebooks"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, AirlibError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("airlib"):
+        return f"{error}; install everything with: pip install 'airlib[notebooks]'"
+    return f"{type(error).__name__}: {error} (unexpected; --debug shows where)"
+
+
+def _fail(message: str, code: int) -> int:
+    print("airlib: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""CLIP as a space of unit vectors: images and texts in, directions and distances out."""

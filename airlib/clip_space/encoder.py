@@ -1,0 +1,189 @@
+"""CLIP encoders: images and sentences in, unit vectors out.
+
+`ClipEncoder` freezes one open_clip model and offers three ways in: images, sentences, and sentences
+whose token embeddings somebody else has changed (`token_embeddings` then `embed_prompt`), which is
+how prompts are learnt. `ClipSpace` is a weighted set of encoders, since StyleGAN-NADA's loss is a
+sum over CLIP models. Everything is float32: half precision would leave an error of about 1e-3 on a
+unit vector, as large as the first differences between a generator and its copy.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airlib.clip_space.preprocessing import ClipPreprocess
+from airlib.errors import AirlibError
+from airlib.files import load_tensors
+from airlib.tinyworld import tiny_clip
+
+OPENAI_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+class ClipEncoder:
+    """One frozen CLIP model.
+
+    model: an `open_clip.model.CLIP`; it is put in evaluation mode, frozen and cast to float32.
+    tokenizer: texts -> token ids [n, context], the end-of-text id being the largest of each row.
+    antialias: see `ClipPreprocess`.
+    """
+
+    def __init__(
+        self,
+        model: CLIP,
+        tokenizer: SimpleTokenizer,
+        name: str,
+        antialias: bool = True,
+    ):
+        self.model = model.float().eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        size = model.visual.image_size
+        self.preprocess = ClipPreprocess(size if isinstance(size, int) else size[0], antialias)
+        if any(isinstance(module, nn.BatchNorm2d) for module in model.visual.modules()):
+            model.visual.to(memory_format=torch.channels_last)  # a ResNet, twice as fast on CPU
+        self._text_cache: dict[str, Tensor] = {}
+
+    @classmethod
+    def tiny(cls, weights: str | Path = tiny_clip.WEIGHTS) -> "ClipEncoder":
+        """The tiny world's CLIP, from the weights shipped in the package."""
+        tensors, config = load_tensors(weights)
+        model = _load(tiny_clip.build_model(config["model"]), tensors, weights)
+        return cls(model, tiny_clip.load_tokenizer(), "tiny")
+
+    @classmethod
+    def openai(cls, name: str, weights: str | Path, antialias: bool = True) -> "ClipEncoder":
+        """An OpenAI model, e.g. "ViT-B-32", from its local weight file.
+
+        The architecture is open_clip's "<name>-quickgelu": OpenAI trained with QuickGELU, and under
+        the plain name open_clip loads the same weights into a network with another activation, with
+        a warning at most. `weights` is OpenAI's own archive (.pt, TorchScript) or .safetensors.
+        """
+        architecture = f"{name}-quickgelu"
+        if architecture not in open_clip.list_models():
+            raise AirlibError(f"open_clip has no model {architecture!r}; use a name like ViT-B-32")
+        state = _read_state(name, Path(weights))
+        model = _load(CLIP(**open_clip.get_model_config(architecture)), state, weights)
+        return cls(model, open_clip.get_tokenizer(architecture), name, antialias)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def to(self, device: str | torch.device) -> "ClipEncoder":
+        self.model.to(device)
+        self._text_cache.clear()
+        return self
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> unit vectors [B, D], differentiable."""
+        return self.embed_pixels(self.preprocess(images))
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """Images that `preprocess` has seen -> unit vectors [B, D], differentiable."""
+        return F.normalize(self.model.encode_image(pixels), dim=-1)
+
+    @torch.no_grad()
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences -> unit vectors [B, D]; each sentence is encoded once in the encoder's life."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._text_cache]
+        if missing:
+            features = self.embed_prompt(*self.token_embeddings(missing))
+            self._text_cache.update(zip(missing, features, strict=True))
+        return torch.stack([self._text_cache[text] for text in texts])
+
+    def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Sentences -> (token embeddings [B, L, W] without positions, end-of-text index [B]).
+
+        L is the length of the longest sentence, not CLIP's full context: attention is causal, so
+        nothing after the end-of-text token can reach it. Raises AirlibError for a sentence that
+        does not fit in the context, which the tokenizer would cut without a word.
+        """
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        context = tokens.shape[1]
+        for text in texts:
+            if (length := len(self.tokenizer.encode(text)) + 2) > context:
+                raise AirlibError(
+                    f"CLIP {self.name} reads {context} tokens at most and this text has {length}; "
+                    f"shorten it: {text!r}"
+                )
+        end_of_text = tokens.argmax(dim=1)
+        tokens = tokens[:, : int(end_of_text.max()) + 1]
+        return self.model.token_embedding(tokens), end_of_text
+
+    def embed_prompt(self, embeddings: Tensor, end_of_text: Tensor) -> Tensor:
+        """Token embeddings [B, L, W] and end-of-text index [B] -> unit vectors [B, D].
+
+        Differentiable with respect to the embeddings. The feature is read at the given index,
+        whatever the embedding there has become.
+        """
+        model, length = self.model, embeddings.shape[1]
+        x = embeddings + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x), device=x.device), end_of_text]
+        return F.normalize(x @ model.text_projection, dim=-1)
+
+
+class ClipSpace:
+    """Several CLIP models with weights; losses are weighted sums over them.
+
+    Models of weight zero are dropped instead of being run for nothing.
+    """
+
+    def __init__(self, encoders: Sequence[tuple[ClipEncoder, float]]):
+        kept = [(encoder, float(weight)) for encoder, weight in encoders if weight != 0]
+        if not kept:
+            raise AirlibError("a CLIP space needs at least one model with a weight other than 0")
+        self.encoders = [encoder for encoder, _ in kept]
+        self.weights = [weight for _, weight in kept]
+
+    def embed_images(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] in [-1, 1] -> one [B, D_m] per model; equal resizes are done once."""
+        pixels: dict[ClipPreprocess, Tensor] = {}
+        for encoder in self.encoders:
+            if encoder.preprocess not in pixels:
+                pixels[encoder.preprocess] = encoder.preprocess(images)
+        return [encoder.embed_pixels(pixels[encoder.preprocess]) for encoder in self.encoders]
+
+    def embed_text(self, texts: Sequence[str]) -> list[Tensor]:
+        """Sentences -> one [B, D_m] per model."""
+        return [encoder.embed_text(texts) for encoder in self.encoders]
+
+    def weighted_sum(self, term: Callable[[int], Tensor]) -> Tensor:
+        """sum_m weight_m * term(m), m counting the kept models."""
+        terms = [weight * term(index) for index, weight in enumerate(self.weights)]
+        return torch.stack(terms).sum(0)
+
+
+def _read_state(name: str, path: Path) -> dict[str, Tensor]:
+    """State of an OpenAI archive (TorchScript) or a safetensors file; no Python unpickling."""
+    if not path.is_file():
+        raise AirlibError(f"the weights of CLIP {name} are not at {path}; fetch them first")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.jit.load(path, map_location="cpu").state_dict()
+    except (RuntimeError, SafetensorError) as error:
+        raise AirlibError(
+            f"{path} is neither a TorchScript archive nor a .safetensors file, or it is damaged; "
+            f"fetch the weights of CLIP {name} again"
+        ) from error
+    return {key: value for key, value in state.items() if key not in OPENAI_ARCHIVE_EXTRAS}
+
+
+def _load(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:
+    """`model` with `state` (any float type), every name and shape of which must match."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise AirlibError(
+            f"{source} holds the weights of another architecture; check the model name"
+        ) from error
+    return model

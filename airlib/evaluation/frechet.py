@@ -1,0 +1,59 @@
+"""Frechet distance between two sets of features, each taken as a Gaussian (Heusel et al. 2017).
+
+    d = |m_x - m_y|^2 + tr C_x + tr C_y - 2 tr (C_x C_y)^(1/2)
+
+The usual code takes a matrix square root of C_x C_y, which is slow, turns complex when there are
+fewer samples than features, and is inexact there. With A and B the centred features divided by
+sqrt(n - 1), C_x = A^T A and C_y = B^T B, so tr (C_x C_y)^(1/2) is the sum of the singular values of
+A B^T: no square root, and exact for any number of samples. With many samples the same sum is read
+off a [features, features] matrix: C_y = V diag(v) V^T, and C_x C_y has the eigenvalues of H^T C_x H
+with H = V diag(v)^(1/2). All arithmetic is in float64: float32 is wrong in the third digit.
+
+With few samples the distance is biased upward, so compare distances of equal sample sizes only.
+"""
+
+import torch
+from torch import Tensor
+
+from airlib.errors import AirlibError
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """Distance between features x [N, F] and y [M, F], in squared feature units.
+
+    Covariances are unbiased (divided by N - 1). Exact also for N or M below F.
+    Raises AirlibError for other shapes, fewer than 2 rows, or values that are not finite.
+    """
+    x, y = _checked(x, "x"), _checked(y, "y")
+    if x.shape[1] != y.shape[1]:
+        raise AirlibError(f"features differ in width: {x.shape[1]} and {y.shape[1]}")
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    a = (x - mean_x) / (len(x) - 1) ** 0.5  # [N, F]
+    b = (y - mean_y) / (len(y) - 1) ** 0.5  # [M, F]
+    few_samples = min(len(x), len(y)) < x.shape[1]
+    cross = _trace_from_samples(a, b) if few_samples else _trace_from_covariances(a.T @ a, b.T @ b)
+    distance = (mean_x - mean_y).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
+    return max(float(distance), 0.0)  # rounding may leave -1e-14 for equal sets
+
+
+def _trace_from_samples(a: Tensor, b: Tensor) -> Tensor:
+    """tr (A^T A B^T B)^(1/2) for centred samples a [N, F], b [M, F]: the nuclear norm of A B^T."""
+    return torch.linalg.svdvals(a @ b.T).sum()
+
+
+def _trace_from_covariances(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
+    """tr (C_x C_y)^(1/2) for two covariances [F, F], which may be singular."""
+    values, vectors = torch.linalg.eigh(covariance_y)
+    half = vectors * values.clamp(min=0).sqrt()
+    return torch.linalg.eigvalsh(half.T @ covariance_x @ half).clamp(min=0).sqrt().sum()
+
+
+def _checked(features: Tensor, name: str) -> Tensor:
+    if features.ndim != 2 or len(features) < 2:
+        raise AirlibError(
+            f"{name}: expected at least 2 rows of features [N, F], got {list(features.shape)}"
+        )
+    features = features.detach().double()
+    if not features.isfinite().all():
+        raise AirlibError(f"{name}: features hold NaN or infinite values; check the images")
+    return features

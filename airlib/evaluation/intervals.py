@@ -1,0 +1,151 @@
+"""How sure a number is. Three questions, three tools:
+
+- Would other samples from the same generator give the same value? Bootstrap: `mean_bootstrap` for
+  means, `frechet_bootstrap` for Frechet distances.
+- Would other training seeds? `mean_interval`, Student's t over the seeds.
+- Is method A better than B on these pairs? `paired_difference`, with a sign-flip permutation test.
+
+All intervals cover 95 %. Randomness comes from the `torch.Generator` passed in.
+"""
+
+import itertools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from airlib.errors import AirlibError
+from airlib.evaluation.frechet import frechet_distance
+
+LEVEL = 0.95
+EXACT_FLIPS = 2**16  # up to this many sign patterns are enumerated, beyond it they are sampled
+
+Interval = tuple[float, float]
+
+
+def mean_bootstrap(values: Tensor, rng: torch.Generator, resamples: int = 2000) -> Interval:
+    """Percentile bootstrap interval of the mean of `values` [N], N >= 2."""
+    values = _values(values)
+    means = torch.stack([values[_resample(len(values), rng)].mean() for _ in range(resamples)])
+    return _percentiles(means)
+
+
+def frechet_bootstrap(
+    x: Tensor, y: Tensor, rng: torch.Generator, resamples: int = 50
+) -> tuple[float, Interval]:
+    """Frechet distance of features x [N, F], y [M, F], and its interval.
+
+    Both sets are resampled. Repeated rows shrink the effective sample size and so raise every
+    resampled distance; their *spread* is right. The interval is therefore the distance of the full
+    sets +- 1.96 standard deviations of the resampled ones, never their percentiles.
+    """
+    value = frechet_distance(x, y)
+    draws = torch.tensor(
+        [
+            frechet_distance(x[_resample(len(x), rng)], y[_resample(len(y), rng)])
+            for _ in range(resamples)
+        ]
+    )
+    half_width = 1.96 * float(draws.std())
+    return value, (max(value - half_width, 0.0), value + half_width)
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Student's t interval of the mean over seeds, or None for a single seed."""
+    if len(values) < 2:
+        return None
+    values = _values(values)
+    degrees = len(values) - 1
+    half_width = student_quantile(degrees) * float(values.std()) / len(values) ** 0.5
+    return float(values.mean()) - half_width, float(values.mean()) + half_width
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of (first - second) over `n` matched runs; `p_value` is two-sided."""
+
+    mean: float
+    interval: Interval | None
+    p_value: float
+    n: int
+
+
+def paired_difference(
+    first: Mapping[Hashable, float], second: Mapping[Hashable, float], rng: torch.Generator
+) -> PairedDifference:
+    """Compare two methods run on the same keys, e.g. {("human-baby", seed): value, ...}.
+
+    If the methods did not differ, each difference could as well have the other sign. The p-value is
+    the share of sign patterns whose mean is at least as far from 0 as the one observed: exact up to
+    2^16 patterns, by 2^16 random patterns beyond. It speaks about these pairs, not about others.
+    Raises AirlibError if the keys differ: unmatched runs must not be compared as pairs.
+    """
+    if first.keys() != second.keys():
+        unmatched = sorted(map(str, first.keys() ^ second.keys()))
+        raise AirlibError(f"runs without a partner: {', '.join(unmatched[:5])}; compare equal runs")
+    differences = _values([first[key] - second[key] for key in first], at_least=1)
+    n = len(differences)
+    if 2**n <= EXACT_FLIPS:
+        signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=n)), dtype=torch.float64)
+        extra = 0
+    else:  # the observed pattern counts as one of the samples, so p is never 0
+        signs = torch.randint(0, 2, (EXACT_FLIPS, n), generator=rng).double() * 2 - 1
+        extra = 1
+    flipped = (signs @ differences).abs()
+    observed = differences.sum().abs()
+    as_far = int((flipped >= observed - 1e-12 * differences.abs().sum()).sum())
+    return PairedDifference(
+        mean=float(differences.mean()),
+        interval=mean_interval(differences.tolist()),
+        p_value=(as_far + extra) / (len(signs) + extra),
+        n=n,
+    )
+
+
+def student_quantile(degrees: int, level: float = LEVEL) -> float:
+    """t with P(|T| <= t) = level for integer degrees of freedom, by bisection."""
+    low, high = 0.0, 1.0
+    while _student_two_sided(high, degrees) < level:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        if _student_two_sided(middle, degrees) < level:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _student_two_sided(t: float, degrees: int) -> float:
+    """P(|T| <= t), a finite sum for integer degrees (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine = math.cos(angle)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = 0.0
+    for k in range(2 + odd, degrees + 1, 2):
+        total += term
+        term *= cosine**2 * (k - 1) / k
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
+
+
+def _resample(n: int, rng: torch.Generator) -> Tensor:
+    return torch.randint(n, (n,), generator=rng)
+
+
+def _percentiles(draws: Tensor) -> Interval:
+    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws.dtype)
+    low, high = draws.quantile(ends).tolist()
+    return low, high
+
+
+def _values(values: Sequence[float] | Tensor, at_least: int = 2) -> Tensor:
+    values = torch.as_tensor(values).detach().double().cpu()
+    if values.ndim != 1 or len(values) < at_least:
+        raise AirlibError(f"expected at least {at_least} values, got shape {list(values.shape)}")
+    if not values.isfinite().all():
+        raise AirlibError("values hold NaN or infinities; find out why before averaging them")
+    return values

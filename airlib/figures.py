@@ -1,0 +1,174 @@
+"""Figures: one theme, one look per method, and grids that compare images of the same latents.
+
+A figure answers one question and its title is the finding. `chart` opens an empty figure in the
+theme, `image_grid` puts methods in rows and latents in columns, `method_style` gives a method the
+same colour and marker in every notebook, and `save_figure` writes a PNG that carries its alt text.
+Figures are made without pyplot, so a notebook shows them only where it says so.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from airlib.errors import AirlibError
+from airlib.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE_DPI, SCREEN_DPI = 144, 72  # files have twice the pixels of what a notebook shows
+CELL, GAP = 128, 6  # pixels of one image, and between images, in the file of a grid
+
+# Colours of Okabe and Ito, told apart with any colour vision; the marker says it again.
+METHOD_STYLES = {
+    "source": ("#595959", "x"),
+    "NADA": ("#0072B2", "o"),
+    "IPL": ("#E69F00", "s"),
+    "SVL": ("#CC79A7", "D"),
+    "AIR": ("#D55E00", "^"),
+    "HDN": ("#009E73", "v"),
+    "truth": ("#000000", "*"),
+}
+
+THEME = {
+    "figure.dpi": SCREEN_DPI,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "image.cmap": "cividis",
+    "lines.linewidth": 2,
+    "lines.markersize": 7,
+    "legend.frameon": False,
+}
+
+
+def use_theme() -> None:
+    """Apply the theme to every figure made from now on."""
+    rcParams.update(THEME)
+
+
+def method_style(method: str) -> dict[str, str]:
+    """Keyword arguments `color`, `marker` and `label` for plotting calls; case is ignored."""
+    names = {name.lower(): name for name in METHOD_STYLES}
+    if method.lower() not in names:
+        raise AirlibError(f"no style for method {method!r}; known: {', '.join(METHOD_STYLES)}")
+    name = names[method.lower()]
+    color, marker = METHOD_STYLES[name]
+    return {"color": color, "marker": marker, "label": name}
+
+
+def chart(title: str, width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """An empty chart in the theme: (figure, axes). `width` and `height` are in inches."""
+    use_theme()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))  # the strip below is for the stamp
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes
+
+
+def image_grid(
+    rows: dict[str, "Tensor"], title: str, columns: Sequence[str] | None = None
+) -> Figure:
+    """Images in labelled rows; a column is one latent, so that rows compare like with like.
+
+    rows: label -> images [n, 3, H, H] in [-1, 1] (values outside are clipped), the same n for all.
+    Small images are enlarged without smoothing, so that every pixel is seen; large ones averaged.
+
+    Raises AirlibError for no rows, rows of unequal length, wrong shapes, and NaN.
+    """
+    use_theme()
+    strips = {label: _strip(label, images) for label, images in rows.items()}
+    if len({len(images) for images in rows.values()}) != 1:
+        counts = ", ".join(f"{label}: {len(images)}" for label, images in rows.items())
+        raise AirlibError(f"an image grid needs rows of one length, not ({counts})")
+    n = len(next(iter(rows.values())))
+    if columns is not None and len(columns) != n:
+        raise AirlibError(f"{len(columns)} column titles for {n} columns")
+
+    # All lengths in pixels of the file, and even: then the small version is exact as well.
+    side = 24 + 16 * max(len(label) for label in rows)
+    head, foot = 40 + 28 * (columns is not None), 28
+    width = max(side + n * (CELL + GAP), 16 + 14 * len(title))
+    height = head + len(rows) * (CELL + GAP) + foot
+    figure = Figure(figsize=(width / FILE_DPI, height / FILE_DPI))
+    figure.text(8 / width, 1 - 8 / height, title, va="top", weight="bold")
+    for index, (label, strip) in enumerate(strips.items()):
+        bottom = height - head - (index + 1) * (CELL + GAP)
+        box = (side / width, bottom / height, n * (CELL + GAP) / width, CELL / height)
+        axes = figure.add_axes(box)
+        axes.imshow(strip, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        middle = (bottom + CELL / 2) / height
+        figure.text((side - 10) / width, middle, label, ha="right", va="center")
+    for index, name in enumerate(columns or ()):
+        x = (side + index * (CELL + GAP) + CELL / 2) / width
+        figure.text(x, 1 - (head - 6) / height, name, ha="center", va="bottom", size=9)
+    return figure
+
+
+def stamp(figure: Figure, text: str) -> None:
+    """Write `text` small in the lower right corner, once: which profile a figure comes from."""
+    if text not in {entry.get_text() for entry in figure.texts}:
+        figure.text(0.995, 0.005, text, ha="right", va="bottom", size=8, color="#595959")
+
+
+def save_figure(figure: Figure, path: str | Path, alt: str) -> Path:
+    """Write a PNG whose metadata holds `alt`, the sentence that says what the figure shows."""
+    if not alt.strip():
+        raise AirlibError(f"figure {Path(path).name} needs an alt text: say what it shows")
+    return write_atomically(
+        path,
+        lambda temporary: figure.savefig(
+            temporary, format="png", dpi=FILE_DPI, metadata={"Description": alt}
+        ),
+    )
+
+
+def screen_png(figure: Figure) -> bytes:
+    """The figure as a small PNG, for the output of a notebook cell."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=SCREEN_DPI)
+    return buffer.getvalue()
+
+
+def _strip(label: str, images: "Tensor") -> np.ndarray:
+    """One row of a grid: [CELL, n * (CELL + GAP), 3] in [0, 1]; the gaps are white."""
+    pixels = images.detach().cpu().float().numpy()
+    if (
+        pixels.ndim != 4
+        or len(pixels) == 0
+        or pixels.shape[1] != 3
+        or pixels.shape[2] != pixels.shape[3]
+    ):
+        raise AirlibError(f"row {label!r} must be square images [n, 3, H, H], not {pixels.shape}")
+    if not np.isfinite(pixels).all():
+        raise AirlibError(f"row {label!r} holds NaN or infinite pixels")
+    pixels = (np.clip(pixels, -1, 1) + 1) / 2
+    white = np.ones((CELL, GAP, 3))
+    cells = [_cell(image.transpose(1, 2, 0)) for image in pixels]
+    return np.concatenate([part for cell in cells for part in (cell, white)], axis=1)
+
+
+def _cell(image: np.ndarray) -> np.ndarray:
+    """Bring [H, H, 3] to [CELL, CELL, 3]: nearest neighbour if smaller, box averages if larger."""
+    size = len(image)
+    starts = np.arange(CELL) * size // CELL
+    if size <= CELL:
+        return image[starts][:, starts]
+    counts = np.diff(np.append(starts, size))
+    sums = np.add.reduceat(np.add.reduceat(image, starts, axis=0), starts, axis=1)
+    return sums / (counts[:, None, None] * counts[None, :, None])

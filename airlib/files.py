@@ -1,0 +1,79 @@
+"""Files are written whole or not at all, and read without executing anything.
+
+`write_atomically` writes to a temporary name beside the target and renames it; tensors travel as safetensors
+with their configuration as JSON in the header, so a weight file says what it is.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airlib.errors import AirlibError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Call `write(temporary_path)`, then rename it to `path`; nothing is left behind on failure."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise AirlibError(
+            f"cannot write in {path.parent}: {error.strerror}; choose a writable directory"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AirlibError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON, refusing NaN and infinities (they are not JSON)."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def save_tensors(path: str | Path, tensors: dict[str, "torch.Tensor"], config: dict) -> Path:
+    """Write `tensors` as safetensors with `config` (JSON-able) in the header."""
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(contiguous, metadata={"config": json.dumps(config, allow_nan=False)})
+    return write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:
+    """Read a file of `save_tensors`: (tensors, config).
+
+    Raises AirlibError if the file is missing, truncated, or not written by airlib.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise AirlibError(f"no such file: {path}; check the path, or create it first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+        config = json.loads(header["config"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise AirlibError(
+            f"{path} is damaged or not an airlib file ({type(error).__name__}); fetch or train it again"
+        ) from error
+    return tensors, config

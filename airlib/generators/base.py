@@ -1,0 +1,39 @@
+"""What every generator offers, whether it is a GAN or a diffusion model.
+
+Methods see a generator only through this protocol, so they never ask which kind they hold:
+
+    latents = generator.sample_latents(4, rng)      # shared by source, anchor and adapted copy
+    noise = generator.sample_noise(4, rng)          # the same maps for all three
+    images = generator(latents, noise)              # [4, 3, H, W] in [-1, 1]
+
+The mapping network is frozen in every method of both papers, so a latent is what enters the part that moves.
+"""
+
+from typing import Protocol, Self
+
+from torch import Generator as Rng
+from torch import Tensor, nn
+
+Noise = list[Tensor] | str | None
+
+
+class Generator(Protocol):
+    """A differentiable image generator whose layers can be chosen and copied."""
+
+    resolution: int
+    num_layers: int
+
+    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+        """Latents [n, ...], without gradient."""
+
+    def sample_noise(self, n: int, rng: Rng) -> list[Tensor]:
+        """One set of noise maps for n images."""
+
+    def __call__(self, latents: Tensor, noise: Noise = None) -> Tensor:
+        """Images [B, 3, H, W], nominally in [-1, 1]."""
+
+    def layer(self, index: int) -> nn.Module:
+        """The index-th layer that NADA's adaptive selection may choose, 0 <= index < num_layers."""
+
+    def copy_frozen(self) -> Self:
+        """An independent copy without gradients."""

@@ -1,0 +1,319 @@
+"""StyleGAN2 (Karras et al. 2020) in plain PyTorch: any size, CPU and GPU, NVIDIA's numerics and key names.
+
+    z --mapping--> w, one per layer --synthesis--> image        (b4: const, conv1, torgb; b8...: conv0 up, conv1, torgb)
+
+Two rewritings make it fast without custom kernels, and are exact:
+- modulation scales the *input* of a shared convolution and demodulation scales its *output*, so no [B, O, I, k, k]
+  weight tensor is ever formed;
+- "transposed convolution, then [1, 3, 3, 1] low-pass filter" is one ordinary 3x3 convolution with four times as many
+  outputs (one per output phase) followed by a pixel shuffle.
+
+A conditional network (c_dim > 0) can be `restrict`ed to one condition: the result is an ordinary unconditional
+StyleGAN2 whose first mapping bias has absorbed the condition. The tiny world's source generators are made that way.
+"""
+
+import copy
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Generator as Rng
+from torch import Tensor, nn
+
+from airlib.errors import AirlibError
+from airlib.generators.base import Noise
+
+# Taps of the [1, 3, 3, 1] filter with gain 2 per axis, and the two phase matrices it induces on a 3-tap kernel:
+# output pixel 2m + p of an upsampling convolution sees input pixels m-1, m, m+1 through PHASES[p] @ kernel.
+_FILTER = (0.25, 0.75, 0.75, 0.25)
+PHASES = torch.tensor(
+    [[[_FILTER[p + 4 - 2 * a - j] if 0 <= p + 4 - 2 * a - j <= 3 else 0.0 for j in range(3)]
+      for a in range(3)] for p in range(2)]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StyleGAN2Config:
+    """Architecture; the defaults are NVIDIA's for FFHQ at 1024 pixels."""
+
+    resolution: int = 1024
+    z_dim: int = 512
+    w_dim: int = 512
+    c_dim: int = 0
+    channel_base: int = 32768
+    channel_max: int = 512
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    conv_clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.resolution < 8 or self.resolution & (self.resolution - 1):
+            raise AirlibError(f"resolution {self.resolution} is not a power of two of at least 8")
+
+    @property
+    def block_resolutions(self) -> list[int]:
+        return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
+
+    @property
+    def num_ws(self) -> int:
+        return 2 * int(math.log2(self.resolution)) - 2
+
+    def channels(self, resolution: int) -> int:
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """Scale each row of [B, D] to unit mean square."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def leaky_relu(x: Tensor, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU (slope 0.2) with gain sqrt(2), then an optional clamp."""
+    x = F.leaky_relu(x, 0.2) * math.sqrt(2)
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+class FullyConnected(nn.Module):
+    """Linear layer with equalised learning rate; stored weights are 1 / lr_multiplier larger than those used."""
+
+    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([outputs], bias / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, inputs] -> [B, outputs]
+        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+
+
+class Mapping(nn.Module):
+    """z [B, z_dim] (and condition c [B, c_dim]) -> w [B, w_dim]."""
+
+    def __init__(self, config: StyleGAN2Config):
+        super().__init__()
+        width, lr = config.w_dim, config.mapping_lr_multiplier
+        if config.c_dim:
+            self.embed = FullyConnected(config.c_dim, width)
+        inputs = config.z_dim + (width if config.c_dim else 0)
+        self.depth = config.mapping_layers
+        for i in range(self.depth):
+            layer = FullyConnected(inputs if i == 0 else width, width, lr_multiplier=lr)
+            setattr(self, f"fc{i}", layer)
+        self.register_buffer("w_avg", torch.zeros(width))
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        x = normalize_second_moment(z)
+        if c is not None:
+            x = torch.cat([x, normalize_second_moment(self.embed(c))], dim=1)
+        for i in range(self.depth):
+            x = leaky_relu(getattr(self, f"fc{i}")(x))
+        return x
+
+
+class ModulatedConv(nn.Module):
+    """Convolution whose input channels are scaled by an affine function of w (and, if asked, demodulated)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, w_dim: int):
+        super().__init__()
+        self.affine = FullyConnected(w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def convolve(self, x: Tensor, styles: Tensor, up: bool = False) -> Tensor:
+        """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O, 2H, 2W]."""
+        x = x * styles[:, :, None, None].to(x.dtype)
+        if not up:
+            return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
+        phases = PHASES.to(self.weight)
+        outputs, inputs = self.weight.shape[:2]
+        weight = torch.einsum("paj,qbk,oijk->opqiab", phases, phases, self.weight)
+        return F.pixel_shuffle(
+            F.conv2d(x, weight.reshape(4 * outputs, inputs, 3, 3), padding=1), upscale_factor=2
+        )
+
+    def demodulation(self, styles: Tensor) -> Tensor:
+        """Factors [B, O] that give every output channel unit expected energy."""
+        energy = styles.square() @ self.weight.square().sum(dim=(2, 3)).T
+        return (energy + 1e-8).rsqrt()
+
+
+class SynthesisLayer(ModulatedConv):
+    """Modulated 3x3 convolution (optionally 2x up), noise, bias, leaky ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, config: StyleGAN2Config, resolution: int, up: bool
+    ):
+        super().__init__(inputs, outputs, 3, config.w_dim)
+        self.resolution, self.up, self.clamp = resolution, up, config.conv_clamp
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        styles = self.affine(w)
+        x = self.convolve(x, styles, self.up)
+        x = x * self.demodulation(styles)[:, :, None, None].to(x.dtype)
+        if noise is not None:
+            x = x + (noise * self.noise_strength).to(x.dtype)
+        return leaky_relu(x + self.bias[:, None, None].to(x.dtype), self.clamp)
+
+
+class ToRGB(ModulatedConv):
+    """Modulated 1x1 convolution to three channels, without demodulation."""
+
+    def __init__(self, inputs: int, config: StyleGAN2Config):
+        super().__init__(inputs, 3, 1, config.w_dim)
+        self.gain, self.clamp = 1 / math.sqrt(inputs), config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.convolve(x, self.affine(w) * self.gain) + self.bias[:, None, None].to(x.dtype)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+def upsample_image(image: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, 3, 2H, 2W] with the [1, 3, 3, 1] filter: bilinear, but black beyond the border."""
+    padded = F.pad(image, (1, 1, 1, 1))
+    doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
+    return doubled[:, :, 2:-2, 2:-2]
+
+
+class Block(nn.Module):
+    """One resolution: conv0 (up) and conv1, and the skip image from torgb; b4 starts from a constant."""
+
+    def __init__(self, config: StyleGAN2Config, resolution: int):
+        super().__init__()
+        channels = config.channels(resolution)
+        if resolution == 4:
+            self.const = nn.Parameter(torch.randn(channels, 4, 4))
+        else:
+            below = config.channels(resolution // 2)
+            self.conv0 = SynthesisLayer(below, channels, config, resolution, up=True)
+        self.conv1 = SynthesisLayer(channels, channels, config, resolution, up=False)
+        self.torgb = ToRGB(channels, config)
+
+    @property
+    def layers(self) -> list[SynthesisLayer]:
+        return [self.conv0, self.conv1] if hasattr(self, "conv0") else [self.conv1]
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: list[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        if x is None:
+            x = self.const.expand(len(ws), -1, -1, -1)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, ws[:, i], noise[i])
+        rgb = self.torgb(x, ws[:, len(self.layers)])
+        return x, rgb if image is None else upsample_image(image) + rgb
+
+
+class Synthesis(nn.Module):
+    """w [B, num_ws, w_dim] -> image; torgb shares its w with the next block's first convolution."""
+
+    def __init__(self, config: StyleGAN2Config):
+        super().__init__()
+        self.resolutions = config.block_resolutions
+        for resolution in self.resolutions:
+            setattr(self, f"b{resolution}", Block(config, resolution))
+
+    def block(self, resolution: int) -> Block:
+        return getattr(self, f"b{resolution}")
+
+    @property
+    def layers(self) -> list[SynthesisLayer]:
+        """All 3x3 convolutions, coarse to fine."""
+        return [layer for r in self.resolutions for layer in self.block(r).layers]
+
+    def forward(self, ws: Tensor, noise: Noise = None, resolution: int | None = None) -> Tensor:
+        """Images [B, 3, r, r] after the block of `resolution` (default: the last)."""
+        maps = _noise_maps(noise, self.layers)
+        x, image, first = None, None, 0
+        for r in self.resolutions:
+            block = self.block(r)
+            x, image = block(x, image, ws[:, first:], maps[first:])
+            first += len(block.layers)
+            if r == resolution:
+                break
+        return image
+
+
+def _noise_maps(noise: Noise, layers: list[SynthesisLayer]) -> list[Tensor | None]:
+    if noise is None:
+        return [None] * len(layers)
+    if noise == "const":
+        return [layer.noise_const for layer in layers]
+    if isinstance(noise, str) or len(noise) != len(layers):
+        raise AirlibError(f'noise must be None, "const" or a list of {len(layers)} maps')
+    return list(noise)
+
+
+class StyleGAN2(nn.Module):
+    """Mapping and synthesis; satisfies `airlib.generators.base.Generator`."""
+
+    def __init__(self, config: StyleGAN2Config):
+        super().__init__()
+        self.config = config
+        self.mapping = Mapping(config)
+        self.synthesis = Synthesis(config)
+        self.resolution, self.num_ws = config.resolution, config.num_ws
+        self.z_dim, self.w_dim = config.z_dim, config.w_dim
+
+    # -- latents and noise ------------------------------------------------------------------------------------
+    def sample_z(self, n: int, rng: Rng) -> Tensor:
+        """Standard normal [n, z_dim] on the generator's device."""
+        return torch.randn(n, self.z_dim, generator=rng).to(self.mapping.w_avg.device)
+
+    @torch.no_grad()
+    def map(self, z: Tensor, truncation: float = 1.0, c: Tensor | None = None) -> Tensor:
+        """z [B, z_dim] -> w [B, num_ws, w_dim], moved towards the mean w for truncation < 1."""
+        w = self.mapping(z, c)
+        if truncation != 1.0:
+            w = self.mapping.w_avg.lerp(w, truncation)
+        return w[:, None].repeat(1, self.num_ws, 1)
+
+    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+        return self.map(self.sample_z(n, rng), truncation)
+
+    def sample_noise(self, n: int, rng: Rng) -> list[Tensor]:
+        device = self.mapping.w_avg.device
+        sizes = [layer.resolution for layer in self.synthesis.layers]
+        return [torch.randn(n, 1, r, r, generator=rng).to(device) for r in sizes]
+
+    def forward(self, latents: Tensor, noise: Noise = None) -> Tensor:
+        return self.synthesis(latents, noise)
+
+    # -- layers -----------------------------------------------------------------------------------------------
+    @property
+    def num_layers(self) -> int:
+        return self.num_ws
+
+    def layer(self, index: int) -> nn.Module:
+        """NADA's list: the 4x4 convolution, the 4x4 torgb, then the remaining convolutions coarse to fine."""
+        first, *rest = self.synthesis.layers
+        return [first, self.synthesis.b4.torgb, *rest][index]
+
+    def copy_frozen(self) -> Self:
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+    def restrict(self, c: Tensor) -> "StyleGAN2":
+        """The unconditional generator that this conditional one is at condition c [c_dim]."""
+        restricted = StyleGAN2(replace(self.config, c_dim=0))
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith("mapping.embed.")}
+        with torch.no_grad():
+            embedded = normalize_second_moment(self.mapping.embed(c[None]))[0]
+            first = self.mapping.fc0
+            weight_z, weight_c = first.weight.split([self.z_dim, self.w_dim], dim=1)
+            state["mapping.fc0.weight"] = weight_z * (
+                first.weight_gain * math.sqrt(self.z_dim) / first.bias_gain
+            )
+            state["mapping.fc0.bias"] = (
+                first.bias + weight_c @ embedded * first.weight_gain / first.bias_gain
+            )
+            restricted.load_state_dict(state)
+            z = torch.randn(4096, self.z_dim, generator=torch.Generator().manual_seed(0))
+            restricted.mapping.w_avg.copy_(restricted.mapping(z).mean(dim=0))
+        return restricted.requires_grad_(False).eval()
+
+    def config_dict(self) -> dict:
+        return asdict(self.config)

@@ -1,0 +1,133 @@
+"""What may move: which tensors of the adapted copy a method is allowed to train.
+
+    synthesis()              StyleGAN-NADA without selection: constant input and all 3x3 convolutions
+    adaptive_layers(k, ...)  StyleGAN-NADA: before every step, the k layers whose latent the target text pulls most
+    affine()                 only the affine maps from w to styles
+
+The mapping network and the ToRGB layers are frozen in all of them (the first ToRGB can be chosen by the adaptive
+selection, as in the official code). Convolutions bring their affine map, bias and noise strength along.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator as Rng
+from torch import Tensor, nn
+
+from airlib.clip_space.encoder import ClipSpace
+from airlib.errors import AirlibError
+from airlib.generators.stylegan2 import StyleGAN2
+
+LayerMap = Literal["official", "corrected"]
+SELECTION_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """Chooses the trainable tensors of a generator, once and (optionally) again before every step."""
+
+    name: str
+    select: Callable[[nn.Module], dict[str, nn.Parameter]]
+    choose: Callable[[nn.Module, Rng], list[nn.Module]] | None = None
+
+    def attach(self, adapted: nn.Module) -> dict[str, nn.Parameter]:
+        """Make exactly the chosen tensors of `adapted` trainable and return them by name."""
+        adapted.requires_grad_(False)
+        chosen = self.select(adapted)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        return chosen
+
+    def before_step(self, adapted: nn.Module, trainable: dict[str, nn.Parameter], rng: Rng) -> None:
+        """Narrow the trainable tensors to the layers chosen for this step, if the method does so."""
+        if self.choose is None:
+            return
+        chosen = {id(p) for layer in self.choose(adapted, rng) for p in layer.parameters()}
+        for parameter in trainable.values():
+            parameter.requires_grad_(id(parameter) in chosen)
+
+
+def _named(adapted: nn.Module, wanted: list[nn.Module | nn.Parameter]) -> dict[str, nn.Parameter]:
+    ids = set()
+    for item in wanted:
+        ids |= {id(item)} if isinstance(item, nn.Parameter) else {id(p) for p in item.parameters()}
+    return {name: p for name, p in adapted.named_parameters() if id(p) in ids}
+
+
+def synthesis() -> Parameterization:
+    """Constant input and every 3x3 convolution of StyleGAN2 (26.7 million numbers at 1024 pixels)."""
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [adapted.synthesis.b4.const, *adapted.synthesis.layers])
+
+    return Parameterization("synthesis", select)
+
+
+def affine() -> Parameterization:
+    """The affine maps from w to the styles of every 3x3 convolution."""
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [layer.affine for layer in adapted.synthesis.layers])
+
+    return Parameterization("affine", select)
+
+
+def layers_of(
+    generator: StyleGAN2, latent_indices: list[int], layer_map: LayerMap
+) -> list[nn.Module]:
+    """The layers that stand for entries of the w+ latent.
+
+    "official": entry i is item i of [4x4 conv, 4x4 torgb, remaining convs], as in StyleGAN-NADA's code, where the
+    scored entry is off by one from the layer it drives for i >= 2. "corrected": entry i stands for the convolution
+    that it drives (the last entry drives only the last torgb and stands for none).
+    """
+    if layer_map == "official":
+        return [generator.layer(i) for i in latent_indices]
+    if layer_map != "corrected":
+        raise AirlibError(f"unknown layer_map {layer_map!r}; choose official or corrected")
+    convolutions = generator.synthesis.layers
+    return [convolutions[i] for i in latent_indices if i < len(convolutions)]
+
+
+def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng: Rng) -> Tensor:
+    """How strongly the target text pulls each entry of w+ [num_ws].
+
+    StyleGAN-NADA takes one SGD step on w against 1 - 100 cos(image, text) / 100 and scores entry i by the mean
+    movement; for one step that is the mean absolute gradient, computed here directly.
+    """
+    device = space.encoders[0].device
+    latents = generator.sample_latents(SELECTION_BATCH, rng).to(device).requires_grad_(True)
+    flags = {p: p.requires_grad for p in generator.parameters()}
+    generator.requires_grad_(False)  # scoring needs no weight gradients
+    images = space.embed_images(generator(latents, generator.sample_noise(SELECTION_BATCH, rng)))
+    texts = space.embed_text([target_class])
+    loss = space.weighted_sum(lambda m: (1 - images[m] @ texts[m][0]).mean())
+    (gradient,) = torch.autograd.grad(loss, latents)
+    for parameter, flag in flags.items():
+        parameter.requires_grad_(flag)
+    return gradient.abs().mean(dim=(0, 2))
+
+
+def adaptive_layers(
+    k: int, space: ClipSpace, target_class: str, layer_map: LayerMap = "official"
+) -> Parameterization:
+    """StyleGAN-NADA's adaptive layer selection (section 4.2 of the paper; official code's defaults).
+
+    With k at least the number of layers, every selectable layer is trained and nothing is scored: the result is
+    the same and the step four times cheaper.
+    """
+    if k < 1:
+        raise AirlibError(f"k = {k} layers cannot be trained; choose k >= 1")
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, layers_of(adapted, list(range(adapted.num_layers)), layer_map))
+
+    def choose(adapted: StyleGAN2, rng: Rng) -> list[nn.Module]:
+        if k >= adapted.num_layers:
+            return layers_of(adapted, list(range(adapted.num_layers)), layer_map)
+        scores = latent_scores(adapted, space, target_class, rng)
+        return layers_of(adapted, scores.topk(k).indices.tolist(), layer_map)
+
+    return Parameterization(f"adaptive_layers_{k}_{layer_map}", select, choose)

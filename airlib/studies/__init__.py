@@ -1,0 +1,1 @@
+"""Empirical studies of the papers, as functions that the notebooks call."""

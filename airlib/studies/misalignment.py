@@ -1,0 +1,181 @@
+"""Study 1: do image offsets and text offsets in CLIP space agree, and for which concepts?
+
+StyleGAN-NADA assumes that the step from concept a to concept b has the same direction for images as
+for texts. AIR (section 3.1) measures how wrong that is. With the mean image embedding I_a and the
+text embedding T_a of each concept,
+
+    M(a, b) = 1 - cos(I_b - I_a, T_b - T_a)          offset misalignment
+    D(a, b) = 1 - cos(I_a, I_b)                      concept distance
+
+and asks for the rank correlation rho of M with D over pairs of concepts. The paper finds rho > 0 on
+real data and concludes that the direction should be corrected as the generator travels: AIR. The
+sign is a property of the encoder and the data, not of the formulas, so it is computed here and
+explained (`StudyResult.explain`), never assumed.
+
+Pairs share concepts, so they are not independent: the interval resamples whole concepts, and the
+null hypothesis shuffles the texts among the concepts (a Mantel test).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from airlib.errors import AirlibError
+from airlib.studies.concepts import ConceptEmbeddings
+
+
+@dataclass(frozen=True)
+class Misalignment:
+    """`M` and `D` of all pairs, symmetric [C, C] in float64; their diagonals mean nothing."""
+
+    M: Tensor
+    D: Tensor
+
+    def all_pairs(self) -> tuple[Tensor, Tensor]:
+        """M and D of the C (C - 1) / 2 distinct pairs, each [P]."""
+        first, second = torch.triu_indices(*self.M.shape, offset=1)
+        return self.M[first, second], self.D[first, second]
+
+    def sample_pairs(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """M and D of n random pairs of different concepts, each [n]; the paper draws n = 5000.
+
+        Drawn with replacement: with 100 concepts, 5000 pairs repeat most of the 4950 there are.
+        """
+        concepts = len(self.M)
+        first = torch.randint(concepts, (n,), generator=rng)
+        second = (first + torch.randint(1, concepts, (n,), generator=rng)) % concepts
+        return self.M[first, second], self.D[first, second]
+
+
+def misalignment(image_means: Tensor, texts: Tensor) -> Misalignment:
+    """M and D of all pairs of rows of image_means [C, D] and texts [C, D] (AIR section 3.1).
+
+    One matrix product per Gram matrix instead of a loop over pairs: with S = I T^T, G = I I^T and
+    H = T T^T, the product of the offsets is S_aa + S_bb - S_ab - S_ba and their squared lengths are
+    G_aa + G_bb - 2 G_ab and H_aa + H_bb - 2 H_ab.
+    Raises AirlibError if shapes differ, fewer than 3 rows, or two rows coincide (no direction).
+    """
+    images, texts = image_means.detach().double(), texts.detach().double()
+    if images.ndim != 2 or images.shape != texts.shape or len(images) < 3:
+        raise AirlibError(
+            "expected one image mean and one text for each of at least 3 concepts, got "
+            f"{list(images.shape)} and {list(texts.shape)}"
+        )
+    mixed = images @ texts.T
+    similarity = images @ images.T
+    agreement = mixed.diagonal()[:, None] + mixed.diagonal() - mixed - mixed.T
+    lengths = _squared_distances(images, "images") * _squared_distances(texts, "texts")
+    sizes = similarity.diagonal().sqrt()
+    return Misalignment(
+        M=1 - agreement / lengths.sqrt(),
+        D=1 - similarity / (sizes[:, None] * sizes),
+    )
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Rank correlation of two vectors [P]; ties get their average rank."""
+    return _correlation(_ranks(x), _ranks(y))
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """`rho` of M and D over all pairs, and its 95 % `interval`.
+
+    `null` [R] holds rho with shuffled texts; `M` and `D` are [C, C]; `labels` name their rows.
+    """
+
+    rho: float
+    interval: tuple[float, float]
+    null: Tensor
+    M: Tensor
+    D: Tensor
+    labels: tuple[str, ...]
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided: how often shuffled texts give a |rho| at least as large."""
+        as_large = int((self.null.abs() >= abs(self.rho)).sum())
+        return (as_large + 1) / (len(self.null) + 1)
+
+    def explain(self) -> str:
+        """The finding in words, whatever its sign."""
+        low, high = self.interval
+        numbers = f"rho = {self.rho:+.2f} [{low:+.2f}, {high:+.2f}], p = {self.p_value:.3f}"
+        if low <= 0 <= high or self.p_value > 0.05:
+            return f"{numbers}: here misalignment does not depend on concept distance."
+        if self.rho > 0:
+            return (
+                f"{numbers}: the farther apart two concepts are, the worse text and image offsets "
+                "agree, as AIR reports for CLIP on real images."
+            )
+        return (
+            f"{numbers}: the farther apart two concepts are, the better text and image offsets "
+            "agree. This is the opposite of what AIR reports for CLIP on real images. It is to be "
+            "expected where images and texts share the factors that tell concepts apart: distant "
+            "pairs differ in more of them, and the same noise turns a longer offset less."
+        )
+
+
+def study(embeddings: ConceptEmbeddings, rng: torch.Generator, resamples: int = 500) -> StudyResult:
+    """Correlate M with D over all pairs; bootstrap the concepts, shuffle the texts for the null."""
+    images, texts = embeddings.image_means, embeddings.texts
+    result = misalignment(images, texts)
+    first, second = torch.triu_indices(*result.M.shape, offset=1)
+    rank_d = _ranks(result.D[first, second])
+    null = []
+    for _ in range(resamples):
+        shuffled = texts[torch.randperm(len(texts), generator=rng)]
+        null.append(_correlation(_ranks(misalignment(images, shuffled).M[first, second]), rank_d))
+    return StudyResult(
+        rho=spearman(*result.all_pairs()),
+        interval=_concept_bootstrap(result, rng, resamples),
+        null=torch.tensor(null, dtype=torch.float64),
+        M=result.M,
+        D=result.D,
+        labels=embeddings.labels,
+    )
+
+
+def _concept_bootstrap(
+    result: Misalignment, rng: torch.Generator, resamples: int
+) -> tuple[float, float]:
+    """Percentile interval of rho over concepts drawn with replacement, without pairs of equals."""
+    concepts = len(result.M)
+    first, second = torch.triu_indices(concepts, concepts, offset=1)
+    draws = []
+    for _ in range(resamples):
+        chosen = torch.randint(concepts, (concepts,), generator=rng)
+        a, b = chosen[first], chosen[second]
+        a, b = a[a != b], b[a != b]
+        if len(a) > 1:
+            draws.append(spearman(result.M[a, b], result.D[a, b]))
+    draws = torch.tensor(draws, dtype=torch.float64)
+    low, high = draws[draws.isfinite()].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return low, high
+
+
+def _squared_distances(rows: Tensor, what: str) -> Tensor:
+    """|row_a - row_b|^2 as [C, C], with ones on the diagonal; refuses coinciding rows."""
+    gram = rows @ rows.T
+    squared = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
+    squared.fill_diagonal_(1.0)
+    if squared.min() < 1e-12:
+        a, b = divmod(int(squared.argmin()), len(rows))
+        raise AirlibError(
+            f"concepts {a} and {b} have the same {what}, so no direction leads from one to the "
+            "other; merge them or give them different texts"
+        )
+    return squared
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 1 in float64; equal values share the mean of their ranks."""
+    _, group, sizes = values.unique(return_inverse=True, return_counts=True)
+    last = sizes.cumsum(0).double()
+    return (last - (sizes.double() - 1) / 2)[group]
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y) / (x.norm() * y.norm()))

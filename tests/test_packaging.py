@@ -1,0 +1,102 @@
+"""The package: one truth about requirements, a wheel with everything in it, a fast import."""
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_file_says_what_pyproject_says():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    packages = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (by_pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert environment["name"] == PROJECT["name"]
+    assert packages == [f"python{PROJECT['requires-python']}", "pip"]
+    (requirement,) = by_pip  # everything else comes from pyproject.toml
+    extras = re.fullmatch(r"--editable \.\[([\w,]+)\]", requirement).group(1).split(",")
+    assert set(extras) == set(PROJECT["optional-dependencies"])
+
+
+def test_requirements_are_ranges():
+    requirements = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    for requirement in requirements:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
+
+
+def test_every_imported_package_is_required():
+    """What airlib imports is in pyproject.toml, or comes with something that is."""
+    pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
+    sources = [path.read_text() for path in (ROOT / "airlib").rglob("*.py")]
+    imported = {name for source in sources for name in pattern.findall(source)}
+    third_party = imported - set(sys.stdlib_module_names) - {"airlib"}
+    required = {
+        re.match(r"[\w-]+", entry).group().lower()
+        for entry in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["notebooks"]]
+    }
+    comes_with = {
+        "PIL": "pillow",
+        "open_clip": "open_clip_torch",
+        "IPython": "ipykernel",
+        "jupyter_client": "ipykernel",
+        "nbclient": "papermill",
+        "nbformat": "papermill",
+    }
+    assert {comes_with.get(name, name) for name in third_party} <= required
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel as it would be released."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return next(folder.glob("airlib-*.whl"))
+
+
+def test_wheel_contains_the_whole_package(wheel):
+    """Code, profiles and the weights of the tiny world; nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if not name.split("/")[0].endswith("-info")}
+    here = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "airlib").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == here
+    assert "airlib/profiles/paper.toml" in packed
+
+
+def test_wheel_has_the_command_and_the_licence(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert "airlib = airlib.cli:main" in archive.read(entry_points).decode()
+        assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.parametrize("module", ["airlib", "airlib.cli", "airlib.profiles", "airlib.results"])
+def test_import_is_fast_and_without_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        started = time.perf_counter()
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1.0
+
+
+def test_no_module_needs_an_import_of_a_dev_tool():
+    """The test tools are not needed to use airlib."""
+    for path in (ROOT / "airlib").rglob("*.py"):
+        assert not re.search(
+            r"^\s*(import|from) (pytest|nbval|scipy|yaml)\b", path.read_text(), re.M
+        )

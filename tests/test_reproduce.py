@@ -1,0 +1,345 @@
+"""`airlib reproduce` on small notebooks: order, resuming, failures, interruption, the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from airlib import doctor
+from airlib.errors import AirlibError
+from airlib.report import write_report
+from airlib.reproduce import find_notebooks, make_plans, reproduce, select
+from airlib.results import Metric, Record
+
+PNG = bytes.fromhex(  # one white pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """The file in which notebooks note that they ran."""
+    return tmp_path / "log.txt"
+
+
+def note(log: Path, what: str) -> str:
+    """Source of a cell that appends `what` to the log."""
+    return f"with open({str(log)!r}, 'a') as file:\n    print({what!r}, file=file)"
+
+
+def run(tmp_path: Path, **options) -> Path:
+    return reproduce(out=tmp_path / "out", notebooks=tmp_path / "notebooks", **options)
+
+
+def files(tmp_path: Path) -> set[str]:
+    out = tmp_path / "out"
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_runs_in_order_and_skips_what_is_finished(make_notebook, tmp_path, log):
+    make_notebook("02_second", note(log, "second"))
+    make_notebook("01_first", note(log, "first"))
+    report = run(tmp_path)
+    assert log.read_text().split() == ["first", "second"]
+    assert files(tmp_path) == {"report.html"} | {
+        f"tiny/{name}/{file}"
+        for name in ("01_first", "02_second")
+        for file in ("results.json", "finished.json", f"{name}.ipynb")
+    }
+    assert report.read_text().count("<section") == 2
+
+    run(tmp_path)
+    assert log.read_text().split() == ["first", "second"]  # nothing ran again
+    make_notebook("02_second", note(log, "changed"))
+    run(tmp_path)
+    assert log.read_text().split()[2:] == ["changed"]
+    run(tmp_path, only=["02"], parameters=[("seed", "1")])
+    assert log.read_text().split()[3:] == ["changed"]  # other parameters
+    run(tmp_path, only=["01_first"], fresh=True)
+    assert log.read_text().split()[4:] == ["first"]
+
+
+def test_is_finished_only_with_whole_results_of_the_same_run(make_notebook, tmp_path):
+    notebook = make_notebook("01_first")
+    (plan,) = make_plans([notebook], "tiny", tmp_path / "out", [])
+    assert not plan.is_finished()
+    Record(plan.directory, "01_first", "tiny", {}, seed=0).save()
+    (plan.directory / "finished.json").write_text(json.dumps(plan.fingerprint()))
+    assert plan.is_finished()
+    (other,) = make_plans([notebook], "tiny", tmp_path / "out", [("seed", "1")])
+    assert not other.is_finished()
+    (plan.directory / "results.json").write_text("{")
+    assert not plan.is_finished()
+
+
+def test_stops_at_the_first_failure_and_continues_there(make_notebook, tmp_path, log):
+    make_notebook("01_good", note(log, "1"))
+    make_notebook("02_bad", "x = 1", "raise ValueError('too small:\\n  x')")
+    make_notebook("03_later", note(log, "3"))
+    with pytest.raises(AirlibError) as caught:
+        run(tmp_path)
+    assert str(caught.value) == "02_bad.ipynb, cell 5: ValueError: too small: x"
+    assert log.read_text().split() == ["1"]
+    assert not [name for name in files(tmp_path) if "02_bad" in name or "report" in name]
+
+    make_notebook("02_bad", note(log, "2"))
+    run(tmp_path)
+    assert log.read_text().split() == ["1", "2", "3"]
+
+
+def test_runs_this_interpreter_in_the_notebooks_folder(make_notebook, tmp_path, monkeypatch):
+    """Also where another kernel is registered as python3, and in the terminal of a live Jupyter."""
+    kernel = {"argv": ["false", "{connection_file}"], "display_name": "other", "language": "python"}
+    spec = tmp_path / "jupyter/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JPY_SESSION_NAME", "live.ipynb")
+    make_notebook(
+        "01_where",
+        "import os, sys",
+        f"assert sys.executable == {sys.executable!r}",
+        f"assert os.getcwd() == {str(tmp_path / 'notebooks')!r}, os.getcwd()",
+        "assert 'JPY_SESSION_NAME' not in os.environ",
+        "assert (interactive, strength, seed) == ('off', 0.5, 3)",
+        "assert session.profile.methods.air.steps == 7",
+        "from airlib import figures\nfigure, axes = figures.chart('It falls')",
+        "session.show(figure, 'curve', alt='A falling curve.')",
+    )
+    run(
+        tmp_path,
+        parameters=[
+            ("strength", "0.5"),
+            ("seed", "3"),
+            ("overrides", '{"methods.air.steps": 7}'),
+        ],
+    )
+    executed = json.loads((tmp_path / "out/tiny/01_where/01_where.ipynb").read_text())
+    assert executed["metadata"].keys().isdisjoint({"papermill", "widgets"})
+    (output,) = executed["cells"][-2]["outputs"]
+    assert output["data"].keys() == {"image/png", "text/plain"}
+    assert output["metadata"] == {"image/png": {"alt": "A falling curve."}}
+    results = json.loads((tmp_path / "out/tiny/01_where/results.json").read_text())
+    assert results["parameters"] == {"overrides": {"methods.air.steps": 7}, "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([("sed", "1")], "unknown parameter 'sed'; known: dry_run, interactive, out_dir"),
+        ([("seed", "one")], "parameter seed must be of type int, such as 3, not 'one'"),
+        ([("seed", "true")], "parameter seed must be of type int"),
+        ([("seed", "1.5")], "parameter seed must be of type int"),
+        ([("strength", "NaN")], "parameter strength must be of type float"),
+        ([("dry_run", "1")], "parameter dry_run must be of type bool"),
+        ([("overrides", "[1]")], "parameter overrides must be of type dict"),
+        ([("overrides", '{"methods.air.stps": 1}')], "did you mean methods.air.steps?"),
+        ([("profile", "paper")], "parameter profile is set by the runner; use --profile"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(
+    make_notebook, tmp_path, log, parameters, message
+):
+    make_notebook("01_first", note(log, "ran"))
+    with pytest.raises(AirlibError) as caught:
+        run(tmp_path, parameters=parameters)
+    assert message in str(caught.value)
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("profile: str = 'tiny'\nseed: int = f()", "may hold only lines such as"),
+        ("import os", "is not an assignment"),
+        ("seed: int = 'three'", "is not one of bool, int, float, str, dict, list as declared"),
+        ("seed: int = 0", "lacks the parameter profile"),
+    ],
+)
+def test_a_parameters_cell_holds_typed_literals(make_notebook, tmp_path, source, message):
+    make_notebook("01_first", parameters=source)
+    with pytest.raises(AirlibError, match=message):
+        run(tmp_path)
+
+
+def test_a_notebook_without_a_parameters_cell_is_refused(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    path = folder / "01_plain.ipynb"
+    path.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    with pytest.raises(AirlibError, match="needs one cell tagged 'parameters', not 0"):
+        run(tmp_path)
+    path.write_text('{"cells": ')
+    with pytest.raises(AirlibError, match="01_plain.ipynb is not a valid notebook"):
+        run(tmp_path)
+
+
+def test_selection_by_number_or_name(tmp_path):
+    paths = [tmp_path / f"{name}.ipynb" for name in ("00_start", "01_offsets", "02_prompts")]
+    for path in [*paths, tmp_path / "scratch.ipynb"]:
+        path.touch()
+    assert find_notebooks(tmp_path) == paths
+    assert select(paths, []) == paths
+    assert select(paths, ["02", "00_start"]) == [paths[0], paths[2]]
+    with pytest.raises(AirlibError, match="unknown notebook '3'; choose from 00_start, 01_offsets"):
+        select(paths, ["01", "3"])
+    with pytest.raises(AirlibError, match="no notebooks NN_name.ipynb in"):
+        find_notebooks(tmp_path / "elsewhere")
+
+
+def test_a_notebook_that_takes_too_long_is_stopped(make_notebook, tmp_path):
+    make_notebook("01_slow", "import time; time.sleep(60)")
+    limit = ("overrides", '{"notebooks.timeout_minutes": 0.1}')
+    with pytest.raises(AirlibError, match="01_slow.ipynb ran longer than 0.1 minutes"):
+        run(tmp_path, parameters=[limit])
+    assert files(tmp_path) == set()
+
+
+def test_a_kernel_that_dies_is_reported(make_notebook, tmp_path):
+    make_notebook("01_dies", "import os; os._exit(9)")
+    with pytest.raises(AirlibError, match="01_dies.ipynb: its Python process died"):
+        run(tmp_path)
+    assert files(tmp_path) == set()
+
+
+def test_a_notebook_must_leave_results(make_notebook, tmp_path):
+    make_notebook("01_empty", "session.finish = lambda: None")
+    with pytest.raises(AirlibError, match=r"left no results .*session.finish\(\)"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("resource", ["NEEDED_DISK", "NEEDED_MEMORY"])
+def test_too_little_disk_or_memory_is_said_before_anything_runs(
+    make_notebook, tmp_path, log, monkeypatch, resource
+):
+    make_notebook("01_first", note(log, "ran"))
+    monkeypatch.setattr(doctor, resource, 10**18)
+    with pytest.raises(AirlibError, match="a run needs 1000000000.0 GB; "):
+        run(tmp_path)
+    assert not log.exists()
+
+
+def test_available_memory_is_plausible():
+    memory = doctor.available_memory()
+    assert memory is None or 10**7 < memory < 10**14
+
+
+def test_interrupt_leaves_nothing_half_written(make_notebook, tmp_path, log):
+    pid = "import os; pid = os.getpid()"
+    make_notebook(
+        "01_long",
+        f"{pid}\nwith open({str(log)!r}, 'w') as file:\n    print(pid, file=file)",
+        "import time; time.sleep(100)",
+    )
+    command = [sys.executable, "-m", "airlib.cli", "reproduce"]
+    command += ["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: log.exists() and log.read_text().endswith("\n"), 60)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == ""
+    assert errors.splitlines() == [
+        "[1/1] 01_long: running",
+        "airlib: interrupted; the same command continues with this notebook",
+    ]
+    assert files(tmp_path) == set()
+    kernel = int(log.read_text())
+    wait_for(lambda: not is_running(kernel), 20)
+
+
+def wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Page(HTMLParser):
+    """The parts of the report that a reader, a browser or a screen reader gets."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.text, self.images, self.anchors, self.links = [], [], [], set(), set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in {"meta", "img"}:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(attributes)
+        self.anchors.add(attributes.get("id"))
+        self.links |= {attributes["href"]} if tag == "a" else set()
+        assert tag not in {"script", "link"}
+        assert not [name for name in attributes if name.startswith("on")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+HOSTILE = "<script>alert('1')</script> & \"quotes\""
+
+
+def make_results(out: Path, notebook: str, text: str) -> Record:
+    directory = out / "tiny" / notebook
+    directory.mkdir(parents=True)
+    (directory / "grid.png").write_bytes(PNG)
+    record = Record(directory, notebook, "tiny", {"own": text}, seed=3)
+    record.add_figure("grid.png", alt=f"alt {text}", title=f"title {text}")
+    record.add(Metric("fd", 1.25, 500, (1.0, 1.5), f"protocol {text}", "human-cat", "AIR", 0))
+    record.add_table(f"table {text}", ["a", text], [[text, 0.5], ["b", None]])
+    record.save()
+    return record
+
+
+def test_report_embeds_figures_and_escapes_everything(tmp_path):
+    make_results(tmp_path, "01_one", HOSTILE)
+    make_results(tmp_path, "02_two", "plain")
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.open == []
+    text = "".join(page.text)
+    for part in ("alt", "title", "protocol", "table"):
+        assert f"{part} {HOSTILE}" in text
+    assert [image["alt"] for image in page.images] == [f"alt {HOSTILE}", "alt plain"]
+    assert all(image["src"].startswith("data:image/png;base64,iVBORw0") for image in page.images)
+    assert page.links == {"#content", "#tiny-01_one", "#tiny-02_two"}
+    assert {link.removeprefix("#") for link in page.links} <= page.anchors
+    for shown in ("1 to 1.5", "1.25", "human-cat", "AIR", "(profile tiny)", "torch", "python"):
+        assert shown in text
+
+
+def test_report_refuses_damaged_results_and_keeps_the_old_one(tmp_path):
+    with pytest.raises(AirlibError, match="no results in"):
+        write_report(tmp_path)
+    make_results(tmp_path, "01_one", "x")
+    before = write_report(tmp_path).read_bytes()
+    figure = tmp_path / "tiny/01_one/grid.png"
+    figure.write_bytes(b"GIF89a")
+    with pytest.raises(AirlibError, match="figure grid.png of 01_one is not a PNG"):
+        write_report(tmp_path)
+    figure.unlink()
+    with pytest.raises(AirlibError, match="figure grid.png of 01_one cannot be read"):
+        write_report(tmp_path)
+    (tmp_path / "tiny/01_one/results.json").write_text('{"notebook": "01_one"}')
+    with pytest.raises(AirlibError, match="results.json has no valid 'profile'"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
