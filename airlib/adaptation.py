@@ -1,12 +1,13 @@
 """The one loop: move a copy of a generator so that CLIP sees the text change, keep the rest.
 
-    result = adapt(source, space, NADA(space, "human", "baby"), synthesis(), AdaptationConfig(steps=60))
+    result = adapt(source, space, NADA(space, "human", "baby"), synthesis(), AdaptationConfig())
     images = result.apply(source)(latents)
     result.save("baby.safetensors")
 
-The loop owns seeds, steps, optimiser, progress bar, log, snapshots, checkpoints and guards; the objective owns the
-loss, the parameterization owns what may move. Step k draws from streams of (seed, k), so a run that was killed and
-called again with the same `directory` ends with the same bits as one that was not.
+The loop owns seeds, steps, optimiser, progress bar, log, snapshots, checkpoints and guards; the
+objective owns the loss, the parameterization owns what may move. Step k draws from streams of
+(seed, k), so a run that was killed and called again with the same `directory` ends with the same
+bits as one that was not.
 """
 
 import hashlib
@@ -35,7 +36,9 @@ COLLAPSE_PATIENCE = 5  # steps
 
 @dataclass(frozen=True)
 class AdaptationConfig:
-    """Numbers of the loop; the optimiser's are those of StyleGAN-NADA's code (batch 2, Adam betas 0, 0.99^0.8)."""
+    """Numbers of the loop; the optimiser's are those of StyleGAN-NADA's code (batch 2, Adam betas
+    0, 0.99^0.8).
+    """
 
     steps: int = 300
     batch: int = 2
@@ -48,7 +51,6 @@ class AdaptationConfig:
     truncation: float = 1.0
     weights: dict[str, float] = field(default_factory=dict)  # of the loss terms; 1 where not named
     seed: int = 0
-    snapshot_every: int = 0
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
@@ -60,6 +62,19 @@ class AdaptationConfig:
             raise AirlibError(
                 f"noise {self.noise!r} is unknown; choose shared, independent or none"
             )
+
+
+class Snapshots:
+    """`on_step` callback: the images of fixed latents every `every` steps and at the end."""
+
+    def __init__(self, latents: Tensor, every: int):
+        self.latents, self.every = latents, every
+        self.images: dict[int, Tensor] = {}  # step -> [n, 3, H, W]
+
+    def __call__(self, step: int, adapted: nn.Module) -> None:
+        if step % self.every == 0:
+            with torch.no_grad():
+                self.images[step] = adapted(self.latents)
 
 
 class Objective(Protocol):
@@ -127,9 +142,10 @@ def adapt(
 ) -> Adaptation:  # fmt: skip
     """Adapt a copy of `source` and return what changed.
 
-    directory: where checkpoints go; calling again with the same arguments continues there. labels: anything JSON
-    that should travel with the result (pair, method, profile). on_step(k, adapted): called before step k and at
-    the end, e.g. to draw. Raises AirlibError if the loss stops being finite or the generator collapses.
+    directory: where checkpoints go; calling again with the same arguments continues there. labels:
+    anything JSON that should travel with the result (pair, method, profile). on_step(k, adapted):
+    called before step k and at the end, e.g. to draw. Raises AirlibError if the loss stops being
+    finite or the generator collapses.
     """
     run = _Run(source, space, objective, parameterization, config, labels or {})
     checkpoint = Path(directory) / "checkpoint.safetensors" if directory else None
@@ -195,7 +211,8 @@ class _Run:
     def _guard(self, step: Step, total: Tensor) -> None:
         if not torch.isfinite(total):
             raise AirlibError(
-                f"the loss became {total.item()} at step {step.index}; lower the learning rate or adapt for fewer steps"
+                f"the loss became {total.item()} at step {step.index}; "
+                "lower the learning rate or adapt for fewer steps"
             )
         if self.config.batch < 2:
             return
@@ -206,11 +223,12 @@ class _Run:
         self.collapsed = self.collapsed + 1 if spread < COLLAPSED * reference else 0
         if self.collapsed >= COLLAPSE_PATIENCE:
             raise AirlibError(
-                f"the adapted generator draws the same image for every latent since step {step.index - self.collapsed + 1}; "
+                "the adapted generator draws the same image for every latent since step "
+                f"{step.index - self.collapsed + 1}; "
                 "lower the learning rate or adapt for fewer steps"
             )
 
-    # -- checkpoints and result -------------------------------------------------------------------------------
+    # -- checkpoints and result ----------------------------------------------------------------
     def save(self, path: Path) -> None:
         """Write everything that a resumed run needs."""
         states = {"trained": self._trained(), "objective": self.objective.state()}

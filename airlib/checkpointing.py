@@ -1,4 +1,5 @@
-"""State of a running optimisation as flat named tensors, so that a checkpoint is one safetensors file.
+"""State of a running optimisation as flat named tensors, so that a checkpoint is one safetensors
+file.
 
 tensors = pack({"net": net.state_dict()}, optimizer)     # "net/<key>", "optimizer/<index>/<key>"
 states = unpack(tensors, optimizer)                      # {"net": {...}}; the optimizer is restored

@@ -1,7 +1,7 @@
 """Files are written whole or not at all, and read without executing anything.
 
-`write_atomically` writes to a temporary name beside the target and renames it; tensors travel as safetensors
-with their configuration as JSON in the header, so a weight file says what it is.
+`write_atomically` writes to a temporary name beside the target and renames it; tensors travel as
+safetensors with their configuration as JSON in the header, so a weight file says what it is.
 """
 
 import json
@@ -74,6 +74,6 @@ def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:
         config = json.loads(header["config"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise AirlibError(
-            f"{path} is damaged or not an airlib file ({type(error).__name__}); fetch or train it again"
+            f"{path} is damaged or not an airlib file ({type(error).__name__}); make it again"
         ) from error
     return tensors, config

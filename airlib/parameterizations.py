@@ -1,11 +1,12 @@
 """What may move: which tensors of the adapted copy a method is allowed to train.
 
-    synthesis()              StyleGAN-NADA without selection: constant input and all 3x3 convolutions
-    adaptive_layers(k, ...)  StyleGAN-NADA: before every step, the k layers whose latent the target text pulls most
+    synthesis()              StyleGAN-NADA without selection: constant input, all 3x3 convolutions
+    adaptive_layers(k, ...)  StyleGAN-NADA: at every step the k layers the target text pulls most
     affine()                 only the affine maps from w to styles
 
-The mapping network and the ToRGB layers are frozen in all of them (the first ToRGB can be chosen by the adaptive
-selection, as in the official code). Convolutions bring their affine map, bias and noise strength along.
+The mapping network and the ToRGB layers are frozen in all of them (the first ToRGB can be chosen by
+the adaptive selection, as in the official code). Convolutions bring their affine map, bias and
+noise strength along.
 """
 
 from collections.abc import Callable
@@ -79,9 +80,10 @@ def layers_of(
 ) -> list[nn.Module]:
     """The layers that stand for entries of the w+ latent.
 
-    "official": entry i is item i of [4x4 conv, 4x4 torgb, remaining convs], as in StyleGAN-NADA's code, where the
-    scored entry is off by one from the layer it drives for i >= 2. "corrected": entry i stands for the convolution
-    that it drives (the last entry drives only the last torgb and stands for none).
+    "official": entry i is item i of [4x4 conv, 4x4 torgb, remaining convs], as in StyleGAN-NADA's
+    code, where the scored entry is off by one from the layer it drives for i >= 2. "corrected":
+    entry i stands for the convolution that it drives (the last entry drives only the last torgb and
+    stands for none).
     """
     if layer_map == "official":
         return [generator.layer(i) for i in latent_indices]
@@ -94,8 +96,8 @@ def layers_of(
 def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng: Rng) -> Tensor:
     """How strongly the target text pulls each entry of w+ [num_ws].
 
-    StyleGAN-NADA takes one SGD step on w against 1 - 100 cos(image, text) / 100 and scores entry i by the mean
-    movement; for one step that is the mean absolute gradient, computed here directly.
+    StyleGAN-NADA takes one SGD step on w against 1 - 100 cos(image, text) / 100 and scores entry i
+    by the mean movement; for one step that is the mean absolute gradient, computed here directly.
     """
     device = space.encoders[0].device
     latents = generator.sample_latents(SELECTION_BATCH, rng).to(device).requires_grad_(True)
@@ -113,10 +115,11 @@ def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng
 def adaptive_layers(
     k: int, space: ClipSpace, target_class: str, layer_map: LayerMap = "official"
 ) -> Parameterization:
-    """StyleGAN-NADA's adaptive layer selection (section 4.2 of the paper; official code's defaults).
+    """StyleGAN-NADA's adaptive layer selection (section 4.2 of the paper; official code's
+    defaults).
 
-    With k at least the number of layers, every selectable layer is trained and nothing is scored: the result is
-    the same and the step four times cheaper.
+    With k at least the number of layers, every selectable layer is trained and nothing is scored:
+    the result is the same and the step four times cheaper.
     """
     if k < 1:
         raise AirlibError(f"k = {k} layers cannot be trained; choose k >= 1")

@@ -147,7 +147,7 @@ def load_results(path: str | Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise AirlibError(f"no results at {path}; run the notebook that writes them") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AirlibError(f"{path} is damaged ({error}); run its notebook again") from error
     _require(isinstance(content, dict), f"{path} is not a results file; run its notebook again")
     for key, kind in KEYS.items():

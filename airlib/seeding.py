@@ -1,7 +1,8 @@
 """Explicit randomness: one independent stream per purpose, derived from one seed.
 
-A stream is named by what it is for, so adding a draw in one place never shifts another, and step 700 of a
-training can be replayed without replaying the 699 before it (which is what makes resuming exact).
+A stream is named by what it is for, so adding a draw in one place never shifts another, and step
+700 of a training can be replayed without replaying the 699 before it (which is what makes resuming
+exact).
 """
 
 import hashlib

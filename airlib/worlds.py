@@ -4,8 +4,8 @@
     baby = world.adapt("air", "human-baby", seed=0)
     images = baby.apply(world.generator)(world.sample(8))
 
-`profile` decides weights and numbers, never code paths. In the tiny world the renderer can draw the true target of
-any latent (`truth`), so a method is compared with what it should have made.
+`profile` decides weights and numbers, never code paths. In the tiny world the renderer can draw the
+true target of any latent (`truth`), so a method is compared with what it should have made.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ SOURCES = {"human": Domain("human", "adult", "photo"), "dog": Domain("dog", "adu
 PAIRED = 200  # latents whose true target is drawn for the paired distances
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """Everything an experiment needs, opened by `open_world`."""
 
@@ -60,7 +60,7 @@ class World:
             )
         return self.profile.pairs[name]
 
-    # -- images -----------------------------------------------------------------------------------------------
+    # -- images --------------------------------------------------------------------------------
     def z(self, n: int, purpose: str = "evaluation") -> Tensor:
         """The first n latents [n, z_dim] of a fixed stream, the same for every method and seed."""
         return self.generator.sample_z(n, rng(0, "latents", purpose))
@@ -82,14 +82,14 @@ class World:
         encoder = self.space.encoders[0]
         return Reference.of(self.judge, encoder, images, self.sample(numbers.samples), truth)
 
-    # -- adaptation -------------------------------------------------------------------------------------------
+    # -- adaptation ----------------------------------------------------------------------------
     def adapt(
         self, method: str, pair: str, seed: int = 0, directory: str | Path | None = None, **options
     ) -> Adaptation:
         """Adapt the source generator to a pair's target with the profile's numbers.
 
-        options: entries of the profile's table of that method to change for this run, and `on_step`.
-        directory: where to checkpoint; calling again continues.
+        options: entries of the profile's table of that method to change for this run, and
+        `on_step`. directory: where to checkpoint; calling again continues.
         """
         on_step = options.pop("on_step", None)
         numbers = self._numbers(method, pair, options)
@@ -134,7 +134,9 @@ class World:
         numbers = self.profile.methods[method].as_dict()
         for name in options:
             if name not in numbers:
-                raise AirlibError(f"{method} has no option {name!r}; choose from {', '.join(numbers)}")
+                raise AirlibError(
+                    f"{method} has no option {name!r}; choose from {', '.join(numbers)}"
+                )
         extra = {k: v for k, v in self.pair(pair).as_dict().items() if k in numbers}
         return {**numbers, **extra, **options}
 
@@ -147,7 +149,8 @@ def open_world(profile: str | Profile = "tiny", source: str = "human") -> World:
     numbers = load_profile(profile) if isinstance(profile, str) else profile
     if numbers.name != "tiny":
         raise AirlibError(
-            f"profile {numbers.name} needs published weights, which this version cannot import yet; use tiny"
+            f"profile {numbers.name} needs published weights, which this version cannot import yet; "
+            "use tiny"
         )
     if source not in SOURCES:
         raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
@@ -163,5 +166,7 @@ def world_generator(path: str | Path = WEIGHTS / "stylegan2.safetensors") -> Sty
         generator = StyleGAN2(StyleGAN2Config(**config))
         generator.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (TypeError, RuntimeError) as error:
-        raise AirlibError(f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`") from error
+        raise AirlibError(
+            f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`"
+        ) from error
     return generator.requires_grad_(False).eval()

@@ -1,9 +1,10 @@
 """The package: one truth about requirements, a wheel with everything in it, a fast import."""
 
+import ast
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -32,11 +33,17 @@ def test_requirements_are_ranges():
         assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
 
 
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
 def test_every_imported_package_is_required():
     """What airlib imports is in pyproject.toml, or comes with something that is."""
-    pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
-    sources = [path.read_text() for path in (ROOT / "airlib").rglob("*.py")]
-    imported = {name for source in sources for name in pattern.findall(source)}
+    imported = set().union(*(imports(path) for path in (ROOT / "airlib").rglob("*.py")))
     third_party = imported - set(sys.stdlib_module_names) - {"airlib"}
     required = {
         re.match(r"[\w-]+", entry).group().lower()
@@ -86,17 +93,12 @@ def test_wheel_has_the_command_and_the_licence(wheel):
 @pytest.mark.parametrize("module", ["airlib", "airlib.cli", "airlib.profiles", "airlib.results"])
 def test_import_is_fast_and_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        started = time.perf_counter()
-        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 1.0
+    before = processor_seconds()
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert processor_seconds() - before < 1.0
 
 
-def test_no_module_needs_an_import_of_a_dev_tool():
-    """The test tools are not needed to use airlib."""
-    for path in (ROOT / "airlib").rglob("*.py"):
-        assert not re.search(
-            r"^\s*(import|from) (pytest|nbval|scipy|yaml)\b", path.read_text(), re.M
-        )
+def processor_seconds() -> float:
+    """Used by finished subprocesses so far; unlike the clock, it ignores what else is running."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -126,6 +126,8 @@ def test_damaged_files_give_one_clear_error(tmp_path):
     record.add(METRIC)
     path = record.save()
     content = json.loads(path.read_text())
+    figure = {"file": "/etc/a.png", "alt": "", "title": ""}
+    table = {"title": "t", "columns": ["a"], "rows": [[1, 2]]}
     versions = {
         "truncated": path.read_text()[:100],
         "not an object": "[]",
@@ -135,12 +137,8 @@ def test_damaged_files_give_one_clear_error(tmp_path):
         "nan": path.read_text().replace("12.5", "NaN"),
         "metric without n": damaged(content, "metrics", [{"name": "a", "value": 1.0}]),
         "metric is a number": damaged(content, "metrics", [3]),
-        "absolute figure": damaged(
-            content, "figures", [{"file": "/etc/a.png", "alt": "", "title": ""}]
-        ),
-        "ragged table": damaged(
-            content, "tables", [{"title": "t", "columns": ["a"], "rows": [[1, 2]]}]
-        ),
+        "absolute figure": damaged(content, "figures", [figure]),
+        "ragged table": damaged(content, "tables", [table]),
     }
     for name, text in versions.items():
         bad = tmp_path / f"{name}.json"

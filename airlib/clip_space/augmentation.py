@@ -1,8 +1,8 @@
 """Random views of an image before CLIP sees it.
 
-The papers embed each image once. A small CLIP is easily fooled that way: the cosine can be met by offsets too
-small to see. So the tiny profile embeds several random views, drawn independently for the source and the adapted
-image, which only a change of the picture's content survives.
+The papers embed each image once. A small CLIP is easily fooled that way: the cosine can be met by
+offsets too small to see. So the tiny profile embeds several random views, drawn independently for
+the source and the adapted image, which only a change of the picture's content survives.
 """
 
 import torch
@@ -14,7 +14,8 @@ SCALE, ROTATION, SHIFT, SHEAR, NOISE = (0.85, 1.2), 0.12, 0.08, 0.03, 0.06
 
 
 def random_views(images: Tensor, views: int, rng: Rng) -> Tensor:
-    """[B, 3, H, W] -> [views * B, 3, H, W]: scaled, rotated (radians), shifted (half sizes), sheared, noised.
+    """[B, 3, H, W] -> [views * B, 3, H, W]: scaled, rotated (radians), shifted (half sizes),
+    sheared, noised.
 
     Differentiable. Image b becomes rows b, B + b, 2B + b, ...
     """

@@ -3,10 +3,10 @@
     reference = Reference.of(judge, space, true_images, generator.map(z), paired_truth)
     metrics = evaluate(generator, reference, pair="human-baby", method="AIR", seed=0)
 
-Against the whole target domain: Frechet distance (judge features) and CLIP distance. Against the true target of the
-*same* latent, which only the tiny world can draw: paired feature distance and paired L1. On the set alone:
-diversity, the mean perceptual distance between two of its images. Everything is computed from one pass over the
-generated images.
+Against the whole target domain: Frechet distance (judge features) and CLIP distance. Against the
+true target of the *same* latent, which only the tiny world can draw: paired feature distance and
+paired L1. On the set alone: diversity, the mean perceptual distance between two of its images.
+Everything is computed from one pass over the generated images.
 """
 
 from collections.abc import Callable

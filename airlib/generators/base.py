@@ -6,7 +6,8 @@ Methods see a generator only through this protocol, so they never ask which kind
     noise = generator.sample_noise(4, rng)          # the same maps for all three
     images = generator(latents, noise)              # [4, 3, H, W] in [-1, 1]
 
-The mapping network is frozen in every method of both papers, so a latent is what enters the part that moves.
+The mapping network is frozen in every method of both papers, so a latent is what enters the part
+that moves.
 """
 
 from typing import Protocol, Self

@@ -1,15 +1,20 @@
-"""StyleGAN2 (Karras et al. 2020) in plain PyTorch: any size, CPU and GPU, NVIDIA's numerics and key names.
+"""StyleGAN2 (Karras et al. 2020) in plain PyTorch: any size, CPU and GPU, NVIDIA's numerics and key
+names.
 
-    z --mapping--> w, one per layer --synthesis--> image        (b4: const, conv1, torgb; b8...: conv0 up, conv1, torgb)
+    z --mapping--> w, one per layer --synthesis--> image
+    synthesis: b4 (const, conv1, torgb), b8 (conv0 up, conv1, torgb), b16, ...
 
 Two rewritings make it fast without custom kernels, and are exact:
-- modulation scales the *input* of a shared convolution and demodulation scales its *output*, so no [B, O, I, k, k]
+- modulation scales the *input* of a shared convolution and demodulation scales its *output*, so no
+  [B, O, I, k, k]
   weight tensor is ever formed;
-- "transposed convolution, then [1, 3, 3, 1] low-pass filter" is one ordinary 3x3 convolution with four times as many
+- "transposed convolution, then [1, 3, 3, 1] low-pass filter" is one ordinary 3x3 convolution with
+  four times as many
   outputs (one per output phase) followed by a pixel shuffle.
 
-A conditional network (c_dim > 0) can be `restrict`ed to one condition: the result is an ordinary unconditional
-StyleGAN2 whose first mapping bias has absorbed the condition. The tiny world's source generators are made that way.
+A conditional network (c_dim > 0) can be `restrict`ed to one condition: the result is an ordinary
+unconditional StyleGAN2 whose first mapping bias has absorbed the condition. The tiny world's source
+generators are made that way.
 """
 
 import copy
@@ -25,8 +30,10 @@ from torch import Tensor, nn
 from airlib.errors import AirlibError
 from airlib.generators.base import Noise
 
-# Taps of the [1, 3, 3, 1] filter with gain 2 per axis, and the two phase matrices it induces on a 3-tap kernel:
-# output pixel 2m + p of an upsampling convolution sees input pixels m-1, m, m+1 through PHASES[p] @ kernel.
+# Taps of the [1, 3, 3, 1] filter with gain 2 per axis, and the two phase matrices it induces on a
+# 3-tap kernel:
+# output pixel 2m + p of an upsampling convolution sees input pixels m-1, m, m+1 through PHASES[p] @
+# kernel.
 _FILTER = (0.25, 0.75, 0.75, 0.25)
 PHASES = torch.tensor(
     [[[_FILTER[p + 4 - 2 * a - j] if 0 <= p + 4 - 2 * a - j <= 3 else 0.0 for j in range(3)]
@@ -76,7 +83,9 @@ def leaky_relu(x: Tensor, clamp: float | None = None) -> Tensor:
 
 
 class FullyConnected(nn.Module):
-    """Linear layer with equalised learning rate; stored weights are 1 / lr_multiplier larger than those used."""
+    """Linear layer with equalised learning rate; stored weights are 1 / lr_multiplier larger than
+    those used.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0):
         super().__init__()
@@ -114,7 +123,9 @@ class Mapping(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by an affine function of w (and, if asked, demodulated)."""
+    """Convolution whose input channels are scaled by an affine function of w (and, if asked,
+    demodulated).
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, w_dim: int):
         super().__init__()
@@ -123,7 +134,9 @@ class ModulatedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def convolve(self, x: Tensor, styles: Tensor, up: bool = False) -> Tensor:
-        """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O, 2H, 2W]."""
+        """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O,
+        2H, 2W].
+        """
         x = x * styles[:, :, None, None].to(x.dtype)
         if not up:
             return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
@@ -173,14 +186,18 @@ class ToRGB(ModulatedConv):
 
 
 def upsample_image(image: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, 3, 2H, 2W] with the [1, 3, 3, 1] filter: bilinear, but black beyond the border."""
+    """[B, 3, H, W] -> [B, 3, 2H, 2W] with the [1, 3, 3, 1] filter: bilinear, but black beyond the
+    border.
+    """
     padded = F.pad(image, (1, 1, 1, 1))
     doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
     return doubled[:, :, 2:-2, 2:-2]
 
 
 class Block(nn.Module):
-    """One resolution: conv0 (up) and conv1, and the skip image from torgb; b4 starts from a constant."""
+    """One resolution: conv0 (up) and conv1, and the skip image from torgb; b4 starts from a
+    constant.
+    """
 
     def __init__(self, config: StyleGAN2Config, resolution: int):
         super().__init__()
@@ -259,7 +276,7 @@ class StyleGAN2(nn.Module):
         self.resolution, self.num_ws = config.resolution, config.num_ws
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
 
-    # -- latents and noise ------------------------------------------------------------------------------------
+    # -- latents and noise ---------------------------------------------------------------------
     def sample_z(self, n: int, rng: Rng) -> Tensor:
         """Standard normal [n, z_dim] on the generator's device."""
         return torch.randn(n, self.z_dim, generator=rng).to(self.mapping.w_avg.device)
@@ -283,13 +300,15 @@ class StyleGAN2(nn.Module):
     def forward(self, latents: Tensor, noise: Noise = None) -> Tensor:
         return self.synthesis(latents, noise)
 
-    # -- layers -----------------------------------------------------------------------------------------------
+    # -- layers --------------------------------------------------------------------------------
     @property
     def num_layers(self) -> int:
         return self.num_ws
 
     def layer(self, index: int) -> nn.Module:
-        """NADA's list: the 4x4 convolution, the 4x4 torgb, then the remaining convolutions coarse to fine."""
+        """NADA's list: the 4x4 convolution, the 4x4 torgb, then the remaining convolutions coarse
+        to fine.
+        """
         first, *rest = self.synthesis.layers
         return [first, self.synthesis.b4.torgb, *rest][index]
 

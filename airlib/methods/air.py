@@ -1,18 +1,21 @@
 r"""AIR, adaptation with iterative refinement: NADA plus anchors plus prompt learning.
 
-The further apart two concepts are, the worse their image offset is aligned with their text offset (study 1). So AIR
-keeps L_direction and adds the same loss from a nearer starting point: an anchor, the generator as it was a moment
-ago, whose prompt is learnt because nobody has a word for it.
+The further apart two concepts are, the worse their image offset is aligned with their text offset
+(study 1). So AIR keeps L_direction and adds the same loss from a nearer starting point: an anchor,
+the generator as it was a moment ago, whose prompt is learnt because nobody has a word for it.
 
 Algorithm 1, with t_adapt steps in all:
 
-    every t_int:        G_A <- copy of G_t;  learn its prompt P_A (Algorithm 2);  dT_A = E_T(target) - E_T(P_A)
+    every t_int:        G_A <- copy of G_t;  learn its prompt P_A (Algorithm 2);
+                        dT_A = E_T(target) - E_T(P_A)
     every step:         L = L_direction
-    from t_thresh on:   L = L_direction + L_adaptive,   L_adaptive = 1 - cos(E_I(G_t(w)) - E_I(G_A(w)), dT_A)
+    from t_thresh on:   L = L_direction + L_adaptive,
+                        L_adaptive = 1 - cos(E_I(G_t(w)) - E_I(G_A(w)), dT_A)
 
-Kept from repeating work: the image pairs of Algorithm 2 share their latents and noise, so each anchor's embeddings
-are the next one's "previous" ones; text features are encoded once; the adapted image is embedded once per step.
-`chain_start="t_thresh"` is the official code's choice: no anchors before t_thresh, the first one follows the source.
+Kept from repeating work: the image pairs of Algorithm 2 share their latents and noise, so each
+anchor's embeddings are the next one's "previous" ones; text features are encoded once; the adapted
+image is embedded once per step. `chain_start="t_thresh"` is the official code's choice: no anchors
+before t_thresh, the first one follows the source.
 """
 
 from collections.abc import Sequence
@@ -113,7 +116,9 @@ class AIR:
 
     @torch.no_grad()
     def embed_pairs(self, generator: nn.Module) -> list[Tensor]:
-        """Embeddings [prompt_pairs, D] per CLIP model; the same latents and noise for every generator."""
+        """Embeddings [prompt_pairs, D] per CLIP model; the same latents and noise for every
+        generator.
+        """
         embeddings, n = [], self.config.prompt_pairs
         for start in range(0, n, PAIR_BATCH):
             stream = rng(self.seed, "prompt pairs", start)
@@ -141,11 +146,13 @@ class AIR:
         )
 
     def events(self) -> list[dict]:
-        """What happened since the last call: anchors with their prompt, loss and mean image embedding."""
+        """What happened since the last call: anchors with their prompt, loss and mean image
+        embedding.
+        """
         events, self._events = self._events, []
         return events
 
-    # -- checkpoints ------------------------------------------------------------------------------------------
+    # -- checkpoints ---------------------------------------------------------------------------
     def state(self) -> dict[str, Tensor]:
         """Anchor weights, prompts and pair embeddings; empty before the first anchor."""
         if self.anchor is None:

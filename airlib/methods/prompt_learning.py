@@ -1,13 +1,14 @@
-r"""AIR's Algorithm 2: learn the prompt that describes an anchor, a generator part-way to the target.
+r"""AIR's Algorithm 2: learn the prompt that describes an anchor, a generator part-way to the
+target.
 
-    P_A  = [V_1 ... V_M][Y],   Y = (1 - p) Y_S + p Y_T            label token interpolated with progress p
-    dI   = E_I(anchor) - E_I(previous anchor)                     mean of unit offsets over image pairs
+    P_A  = [V_1 ... V_M][Y],   Y = (1 - p) Y_S + p Y_T     label token mixed by progress p
+    dI   = E_I(anchor) - E_I(previous anchor)              mean of unit offsets over pairs
     dP   = E_T(P_A) - E_T(P_previous)
     V    = argmin 1 - cos(dI, dP),   from "a photo of a", by Adam
 
-Labels with different numbers of tokens: the shorter one repeats its last token, so that the end-of-text tokens
-coincide. The official code mixes the end-of-text token with words instead ("all_positions"), which corrupts the
-position the feature is read from.
+Labels with different numbers of tokens: the shorter one repeats its last token, so that the
+end-of-text tokens coincide. The official code mixes the end-of-text token with words instead
+("all_positions"), which corrupts the position the feature is read from.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ class PromptConfig:
 
 
 def mean_direction_of(embeddings: Tensor, previous: Tensor) -> Tensor:
-    """Unit mean [D] of the unit offsets of image pairs [N, D]; identical pairs have no direction and are left out."""
+    """Unit mean [D] of the unit offsets of image pairs [N, D]; identical pairs have no direction
+    and are left out.
+    """
     offsets = embeddings - previous
     return F.normalize(F.normalize(offsets, dim=1).mean(dim=0), dim=0)
 
@@ -47,7 +50,9 @@ def interpolated_prompt(
     embeddings, ends = encoder.token_embeddings(sentences)
     if mixing == "label":
         length = int(ends.max())
-        embeddings = torch.stack([_stretch(e, int(i), length) for e, i in zip(embeddings, ends)])
+        embeddings = torch.stack(
+            [_stretch(e, int(i), length) for e, i in zip(embeddings, ends, strict=True)]
+        )
         ends = ends.new_full([2], length)
     source, target = embeddings
     return ((1 - progress) * source + progress * target)[None], ends[1:]

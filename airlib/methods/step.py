@@ -1,8 +1,8 @@
 """One training step as an objective sees it: shared latents, and embeddings that are computed once.
 
-`source`, `anchor` and `adapted` images of a step come from the same latents and (by default) the same noise maps.
-Whatever two loss terms both need, such as the embedding of the adapted image, is computed for the first and reused
-by the second.
+`source`, `anchor` and `adapted` images of a step come from the same latents and (by default) the
+same noise maps. Whatever two loss terms both need, such as the embedding of the adapted image, is
+computed for the first and reused by the second.
 """
 
 from functools import cached_property
@@ -21,7 +21,9 @@ PERTURBATION = 0.02  # of the image range's half width, see `offsets_from`
 
 
 class Step:
-    """Step `index` of `total`: latents [B, ...], noise and embeddings [views * B, D], one per CLIP model."""
+    """Step `index` of `total`: latents [B, ...], noise and embeddings [views * B, D], one per CLIP
+    model.
+    """
 
     def __init__(
         self, index: int, total: int, seed: int, source: nn.Module, adapted: nn.Module,
@@ -75,8 +77,9 @@ class Step:
     def offsets_from(self, reference: list[Tensor]) -> list[Tensor]:
         """Adapted minus reference embeddings, one [views * B, D] per CLIP model, with gradient.
 
-        Where the adapted generator still equals the reference the offset is zero and has no direction. AIR
-        (section 4) perturbs the adapted image in that case, which is done here for every method.
+        Where the adapted generator still equals the reference the offset is zero and has no
+        direction. AIR (section 4) perturbs the adapted image in that case, which is done here for
+        every method.
         """
         offsets = [a - r for a, r in zip(self.adapted_embeddings, reference, strict=True)]
         if all(bool((o.detach().norm(dim=1) > SMALLEST_OFFSET).all()) for o in offsets):

@@ -13,9 +13,12 @@ sign is a property of the encoder and the data, not of the formulas, so it is co
 explained (`StudyResult.explain`), never assumed.
 
 Pairs share concepts, so they are not independent: the interval resamples whole concepts, and the
-null hypothesis shuffles the texts among the concepts (a Mantel test).
+null hypothesis shuffles the texts among the concepts (a Mantel test). Where M comes from can be
+looked up pair by pair: `split_offsets` divides each image offset into the part along its text
+offset and the part across it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +59,69 @@ def misalignment(image_means: Tensor, texts: Tensor) -> Misalignment:
     G_aa + G_bb - 2 G_ab and H_aa + H_bb - 2 H_ab.
     Raises AirlibError if shapes differ, fewer than 3 rows, or two rows coincide (no direction).
     """
+    agreement, images, texts = _offset_products(image_means, texts)
+    similarity = image_means.detach().double() @ image_means.detach().double().T
+    sizes = similarity.diagonal().sqrt()
+    return Misalignment(
+        M=1 - agreement / (images * texts).sqrt(),
+        D=1 - similarity / (sizes[:, None] * sizes),
+    )
+
+
+@dataclass(frozen=True)
+class OffsetSplit:
+    """Image offsets seen from their text offsets, for all distinct pairs, each [P].
+
+    `text_length` is |T_b - T_a|. The image offset has length `along` in the direction of the text
+    offset (negative: against it) and `across` at right angles to it, so that M follows from the
+    two: 1 - M = along / sqrt(along^2 + across^2).
+    """
+
+    text_length: Tensor
+    along: Tensor
+    across: Tensor
+
+    def explain(self, groups: int = 5) -> str:
+        """What long text offsets have more of than short ones, in words and numbers."""
+        _, along = binned_means(self.text_length, self.along, groups)
+        _, across = binned_means(self.text_length, self.across, groups)
+        if min(along[0], across[0]) <= 0:
+            return "The shortest text offsets say nothing about the image offsets."
+        growth, residual = float(along[-1] / along[0]), float(across[-1] / across[0])
+        verdict = "falls" if growth > residual else "rises"
+        return (
+            f"From the shortest to the longest {1 / groups:.0%} of the text offsets, the part of "
+            f"the image offset along the text grows {growth:.1f}-fold and the part across it "
+            f"{residual:.1f}-fold, so misalignment {verdict} with the length of the offset."
+        )
+
+
+def split_offsets(image_means: Tensor, texts: Tensor) -> OffsetSplit:
+    """Divide every image offset between rows [C, D] along and across its text offset."""
+    agreement, images, texts = _offset_products(image_means, texts)
+    first, second = torch.triu_indices(*agreement.shape, offset=1)
+    text_length = texts[first, second].sqrt()
+    along = agreement[first, second] / text_length
+    across = (images[first, second] - along.square()).clamp(min=0).sqrt()
+    return OffsetSplit(text_length, along, across)
+
+
+def binned_means(x: Tensor, y: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Means of x and y [P] in `bins` groups of equal size, by rising x: each [bins]."""
+    order = x.argsort(stable=True)
+    groups = order.tensor_split(bins)
+    return torch.stack([x[g].mean() for g in groups]), torch.stack([y[g].mean() for g in groups])
+
+
+def subset(embeddings: ConceptEmbeddings, keep: Callable[[str], bool]) -> ConceptEmbeddings:
+    """The concepts whose label `keep` accepts."""
+    rows = [row for row, label in enumerate(embeddings.labels) if keep(label)]
+    labels = tuple(embeddings.labels[row] for row in rows)
+    return ConceptEmbeddings(labels, embeddings.image_means[rows], embeddings.texts[rows])
+
+
+def _offset_products(image_means: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all offsets, [C, C] each: their products, squared image and squared text lengths."""
     images, texts = image_means.detach().double(), texts.detach().double()
     if images.ndim != 2 or images.shape != texts.shape or len(images) < 3:
         raise AirlibError(
@@ -63,14 +129,8 @@ def misalignment(image_means: Tensor, texts: Tensor) -> Misalignment:
             f"{list(images.shape)} and {list(texts.shape)}"
         )
     mixed = images @ texts.T
-    similarity = images @ images.T
     agreement = mixed.diagonal()[:, None] + mixed.diagonal() - mixed - mixed.T
-    lengths = _squared_distances(images, "images") * _squared_distances(texts, "texts")
-    sizes = similarity.diagonal().sqrt()
-    return Misalignment(
-        M=1 - agreement / lengths.sqrt(),
-        D=1 - similarity / (sizes[:, None] * sizes),
-    )
+    return agreement, _squared_distances(images, "images"), _squared_distances(texts, "texts")
 
 
 def spearman(x: Tensor, y: Tensor) -> float:

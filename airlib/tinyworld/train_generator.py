@@ -1,11 +1,12 @@
 """The world generator: one conditional StyleGAN2 that has seen every domain of the tiny world.
 
-It is distilled from the renderer instead of trained against a discriminator: latent z and domain d in, the
-portrait render(z, d) as the target, so the same z is the same individual in every domain. The condition is the
-one-hot species, age and style; `StyleGAN2.restrict` turns it into the ordinary generator of one domain.
+It is distilled from the renderer instead of trained against a discriminator: latent z and domain d
+in, the portrait render(z, d) as the target, so the same z is the same individual in every domain.
+The condition is the one-hot species, age and style; `StyleGAN2.restrict` turns it into the ordinary
+generator of one domain.
 
-Loss: centre-weighted L1 and gradient L1 at full, half and quarter resolution. The first 30 % of the steps run
-at 32 pixels only.
+Loss: centre-weighted L1 and gradient L1 at full, half and quarter resolution. The first 30 % of the
+steps run at 32 pixels only.
 """
 
 import copy
@@ -21,6 +22,7 @@ from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, STYLES, Domain
 from airlib.tinyworld.pool import load_pool
+from airlib.tinyworld.renderer import render
 
 CONFIG = StyleGAN2Config(
     resolution=64, z_dim=LATENT_DIM, w_dim=96, c_dim=len(SPECIES) + len(AGES) + len(STYLES),
@@ -43,7 +45,9 @@ def gradient_loss(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
 
 def pyramid_loss(images: Tensor, targets: Tensor) -> Tensor:
-    """L1 and gradient L1 over three octaves; the centre, where the face is, counts up to three times."""
+    """L1 and gradient L1 over three octaves; the centre, where the face is, counts up to three
+    times.
+    """
     axis = torch.linspace(-1, 1, images.shape[-1])
     weight = (1 + 2 * torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.35))[None, None]
     total = torch.zeros([])
@@ -91,23 +95,26 @@ class GeneratorTask:
         parameters = list(self.network.parameters())
         torch._foreach_lerp_(list(self.average.parameters()), parameters, 1 - decay)
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """L1 and sharpness (mean horizontal gradient, output / target) on fresh latents per source domain."""
-        from airlib.tinyworld.renderer import render
-
-        metrics = {}
-        for domain in (Domain("human", "adult", "photo"), Domain("dog", "adult", "photo")):
-            z = torch.randn(256, LATENT_DIM, generator=rng(0, "generator-test"))
-            target, output = (
-                render(z, domain),
-                self.average.map(z, c=condition(torch.tensor([domain.index] * 256))),
-            )
-            output = self.average.synthesis(output)
-            metrics[f"stylegan2_{domain.species}_l1"] = (output - target).abs().mean().item()
-            sharpness = output.diff(dim=3).abs().mean() / target.diff(dim=3).abs().mean()
-            metrics[f"stylegan2_{domain.species}_sharpness"] = sharpness.item()
-        return metrics
+        """Fidelity of the running average."""
+        return fidelity(self.average)
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
         return self.average.state_dict(), self.average.config_dict()
+
+
+@torch.no_grad()
+def fidelity(generator: StyleGAN2, n: int = 256) -> dict[str, float]:
+    """L1 to the true portraits of n fresh latents per source domain, and sharpness.
+
+    Sharpness is the mean horizontal gradient of the output over that of the target; 1 is ideal.
+    """
+    metrics = {}
+    for domain in (Domain("human", "adult", "photo"), Domain("dog", "adult", "photo")):
+        z = torch.randn(n, LATENT_DIM, generator=rng(0, "generator-test"))
+        w = generator.map(z, c=condition(torch.tensor([domain.index] * n)))
+        target, output = render(z, domain), generator.synthesis(w)
+        sharpness = output.diff(dim=3).abs().mean() / target.diff(dim=3).abs().mean()
+        metrics[f"stylegan2_{domain.species}_l1"] = (output - target).abs().mean().item()
+        metrics[f"stylegan2_{domain.species}_sharpness"] = sharpness.item()
+    return metrics

@@ -3,11 +3,12 @@
 Each step draws renders, damages most of them in known amounts (`artefacts`), and asks the judge for
 the domain, the latent and the amount of each kind of damage. Whether its features then *measure* is
 a separate question. `examine` answers it by the order in which Frechet distances to a set of true
-targets must come:
+targets must come,
 
-    other true targets < lightly damaged < heavily damaged < unadapted source < damaged source
+    other true targets  <  lightly damaged  <  heavily damaged  <  unadapted source,
 
-The last link is the one a careless judge fails: dots on a human must not pass for a zombie.
+and by how far damage alone brings the source towards the target: dots on a human must not pass for
+a zombie.
 """
 
 import math
@@ -43,7 +44,7 @@ EXAM_PAIRS = tuple(
     + [(Domain("human"), Domain("human", style=style)) for style in STYLES[1:]]
     + [(Domain("dog"), Domain("cat")), (Domain("dog"), Domain("dog", style="watercolor"))]
 )
-LINKS = ("light", "heavy", "source", "damaged_source")
+LINKS = ("light", "heavy", "source")
 
 
 class JudgeTask:
@@ -113,13 +114,17 @@ def accuracies(judge: Judge, seed: int) -> dict[str, float]:
     return scores
 
 
-def examine(judge: Judge, seed: int, n: int = 200) -> dict[str, float]:
-    """Share of right orderings over `EXAM_PAIRS` x kinds of damage x four links of the chain.
+def examine(judge: Judge, seed: int, n: int = 150) -> dict[str, float]:
+    """The exam, over `EXAM_PAIRS` x kinds of damage, on sets of n images each.
 
-    Returns `judge_exam_passed`, all links together, and `judge_exam_<link>` for each link: is this
-    set farther from the true targets than the set before it in the chain? Sets hold n images.
+    Returns `judge_exam_passed`, the share of right orderings in the chain above, and the same for
+    each of its links (`judge_exam_light`, ...). `judge_disguise` is the share of the distance from
+    source to target that heavy damage of the source removes, averaged over all cases: 0 is ideal.
+    Some is due, since damage destroys what told the two domains apart. `judge_disguise_worst` is
+    its largest value.
     """
-    right = {link: [] for link in LINKS}
+    right: dict[str, list[bool]] = {link: [] for link in LINKS}
+    disguise: list[float] = []
     for source, target in EXAM_PAIRS:
         draw = stream(seed, "judge exam", str(source), str(target))
         truth = _features(judge, _renders(target, n, draw))
@@ -129,12 +134,19 @@ def examine(judge: Judge, seed: int, n: int = 200) -> dict[str, float]:
         for kind in KINDS:
             light = distance(damage(again, kind, LIGHT, draw))
             heavy = distance(damage(again, kind, HEAVY, draw))
-            worse = distance(damage(unadapted, kind, HEAVY, draw))
-            chain = (floor, light, heavy, start, worse)
-            for link, (near, far) in zip(LINKS, pairwise(chain), strict=True):
+            for link, (near, far) in zip(
+                LINKS, pairwise((floor, light, heavy, start)), strict=True
+            ):
                 right[link].append(near < far)
+            disguised = distance(damage(unadapted, kind, HEAVY, draw))
+            disguise.append(max(0.0, 1 - disguised / start) if start > 0 else 1.0)
     shares = {f"judge_exam_{link}": sum(cases) / len(cases) for link, cases in right.items()}
-    return {"judge_exam_passed": sum(shares.values()) / len(shares), **shares}
+    return {
+        "judge_exam_passed": sum(shares.values()) / len(shares),
+        **shares,
+        "judge_disguise": sum(disguise) / len(disguise),
+        "judge_disguise_worst": max(disguise),
+    }
 
 
 def unit_moment(z: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """The one training loop of the tiny world: resumable, exact, and leaving a record of what was done.
 
-Every network we ship is made by `airlib train-tiny NAME`: a `Task` supplies the loss, this module supplies the
-rest. Step k draws its randomness from a stream of (seed, name, k), so a training that was killed and resumed ends
-with the same bits as one that was not. The result is a half-precision weight file and a JSON record beside it:
-command, seed, steps, minutes, loss curve, metrics, versions.
+Every network we ship is made by `airlib train-tiny NAME`: a `Task` supplies the loss, this module
+supplies the rest. Step k draws its randomness from a stream of (seed, name, k), so a training that
+was killed and resumed ends with the same bits as one that was not. The result is a half-precision
+weight file and a JSON record beside it: command, seed, steps, minutes, loss curve, metrics,
+versions.
 """
 
+import hashlib
 import platform
 import time
 from pathlib import Path
@@ -134,6 +136,14 @@ class TrainingRun:
         return record
 
 
+def weights_fingerprint(directory: Path = WEIGHTS) -> str:
+    """Hash of the shipped weights: results of one set of weights are not mistaken for another's."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def make_task(name: str, seed: int, steps: int | None) -> Task:
     """The task called `name` with its own number of steps, or `steps` of them."""
     if name == "clip":
@@ -157,7 +167,8 @@ def train_tiny(
 ) -> dict:
     """Train one network of the tiny world and publish it; returns its record.
 
-    Checkpoints go to `directory`/NAME-SEED; weights and record to `weights` (default: that same directory).
+    Checkpoints go to `directory`/NAME-SEED; weights and record to `weights` (default: that same
+    directory).
     """
     run_directory = Path(directory) / f"{name}-{seed}"
     run = TrainingRun(make_task(name, seed, steps), run_directory, seed)

@@ -1,0 +1,123 @@
+"""Who wins where: tables over pairs and seeds, and matched differences between two methods.
+
+    rows = summary(metrics, "frechet")         # a row per pair, a column per method, mean over seeds
+    rows = contrasts(metrics, "air", "nada", names, rng)      # a row per metric: difference, p, wins
+
+All functions take the flat list of `Metric` that a sweep returns. Methods share latents and seeds,
+so two methods are compared run by run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from airlib.errors import AirlibError
+from airlib.evaluation.intervals import Interval, mean_interval, paired_difference
+from airlib.results import Metric
+
+REFERENCE_ROWS = ("source", "truth")
+LARGER_IS_BETTER = ("diversity",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over seeds of one metric, with Student's t interval (None for a single seed)."""
+
+    value: float
+    interval: Interval | None
+    seeds: int
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.value:.3g}"
+        return f"{self.value:.3g} ± {(self.interval[1] - self.interval[0]) / 2:.2g}"
+
+
+def values(metrics: Sequence[Metric], name: str) -> dict[str, dict[tuple[str, int], float]]:
+    """{method: {(pair, seed): value}} of one metric."""
+    table: dict[str, dict[tuple[str, int], float]] = {}
+    for metric in metrics:
+        if metric.name == name:
+            table.setdefault(metric.method, {})[metric.pair, metric.seed] = metric.value
+    if not table:
+        raise AirlibError(f"no metric called {name!r} in these results")
+    return table
+
+
+def summary(metrics: Sequence[Metric], name: str) -> list[dict[str, str | Cell]]:
+    """One row per pair, a `Cell` per method, in the order the runs were made."""
+    by_method = values(metrics, name)
+    pairs = list(dict.fromkeys(pair for runs in by_method.values() for pair, _ in runs))
+    rows = []
+    for pair in pairs:
+        row: dict[str, str | Cell] = {"pair": pair}
+        for method, runs in by_method.items():
+            found = [value for (p, _), value in runs.items() if p == pair]
+            if found:
+                row[method] = Cell(sum(found) / len(found), mean_interval(found), len(found))
+        rows.append(row)
+    return rows
+
+
+def contrasts(
+    metrics: Sequence[Metric], first: str, second: str, names: Sequence[str], rng: torch.Generator
+) -> list[dict]:
+    """Per metric: first minus second over matched runs, its interval, a sign-flip p-value, and who
+    wins.
+
+    A pair is won by the method with the better mean over seeds.
+    """
+    rows = []
+    for name in names:
+        by_method = values(metrics, name)
+        difference = paired_difference(by_method[first], by_method[second], rng)
+        sign = 1 if name in LARGER_IS_BETTER else -1
+        won = [
+            row["pair"]
+            for row in summary(metrics, name)
+            if sign * (row[first].value - row[second].value) > 0
+        ]
+        rows.append(
+            {
+                "metric": name,
+                "difference": difference.mean,
+                "interval": difference.interval,
+                "p": difference.p_value,
+                "runs": difference.n,
+                "won": won,
+                "better": first if sign * difference.mean > 0 else second,
+            }
+        )
+    return rows
+
+
+def sentence(row: dict, first: str, second: str, pairs: int) -> str:
+    """A contrast in words, with the uncertainty in them."""
+    sure = "" if row["p"] < 0.05 else ", which chance alone could do"
+    won = f" (better on {', '.join(row['won'])})" if 0 < len(row["won"]) < pairs else ""
+    return (
+        f"{row['metric']}: {first} is better than {second} on {len(row['won'])} of {pairs} "
+        f"pairs{won}; over all {row['runs']} runs {row['better']} is ahead by "
+        f"{abs(row['difference']):.3g} "
+        f"(p = {row['p']:.3f}{sure})."
+    )
+
+
+def path_coordinates(points: Tensor, source: Tensor, target: Tensor) -> list[tuple[float, float]]:
+    """Where mean embeddings [K, D] lie on the way from `source` to `target` [D], and how far off
+    it.
+
+    (0, 0) is the source, (1, 0) the target; both coordinates are in units of their distance.
+    """
+    way = target - source
+    length = way.norm()
+    if length == 0:
+        raise AirlibError(
+            "source and target have the same mean embedding; there is no way between them"
+        )
+    offsets = (points - source) / length
+    along = offsets @ (way / length)
+    off = (offsets - along[:, None] * (way / length)).norm(dim=1)
+    return list(zip(along.tolist(), off.tolist(), strict=True))

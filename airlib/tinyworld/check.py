@@ -1,0 +1,125 @@
+"""Measure again what the records of the shipped weights claim.
+
+    check_tiny(quick=False)         # {"clip_zero_shot_species": 0.9, ...}
+
+Each `weights/NAME.json` says how good its network was when its training ended. Here the *shipped*
+half-precision weights are measured by the very functions that the trainings used, on the same
+held-out portraits. `TOLERANCE` says how far a value may be off.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from airlib.clip_space.encoder import ClipEncoder
+from airlib.errors import AirlibError
+from airlib.evaluation.frechet import frechet_distance
+from airlib.generators.stylegan2 import StyleGAN2
+from airlib.seeding import rng
+from airlib.tinyworld.attributes import LATENT_DIM
+from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.judge import Judge, load_judge
+from airlib.tinyworld.pool import load_pool
+from airlib.tinyworld.renderer import render
+from airlib.tinyworld.train_clip import zero_shot_accuracies
+from airlib.tinyworld.train_generator import condition, fidelity
+from airlib.tinyworld.train_judge import accuracies, examine
+from airlib.tinyworld.training import WEIGHTS
+from airlib.worlds import world_generator
+
+NETWORKS = ("clip", "judge", "stylegan2")
+
+TOLERANCE = 0.03
+"""Largest accepted difference between a record and its check. Data and code are the same, so only
+rounding differs: half precision, and other processors. Accuracies and exams count cases, and a
+rounding may tip those that were nearly undecided: up to 30 of 1,000 portraits, or 2 of the 77
+orderings behind each link of the judge's exam. A network that is not the recorded one misses by
+more."""
+
+SAMPLES = 500  # generated portraits in a Frechet distance
+
+
+def load_record(name: str, directory: str | Path = WEIGHTS) -> dict:
+    """The record of how NAME was trained: command, seed, minutes, curve, metrics, ...
+
+    Raises AirlibError if it is missing or damaged.
+    """
+    path = Path(directory) / f"{name}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if {"seed", "metrics", "curve", "command"} <= record.keys():
+            return record
+    except (OSError, ValueError, AttributeError) as error:
+        raise AirlibError(f"no record of {name} at {path}; run `airlib train-tiny {name}`") from error
+    raise AirlibError(f"{path} is not a training record; run `airlib train-tiny {name}`")
+
+
+def check_tiny(quick: bool = False) -> dict[str, float]:
+    """Re-measure the claims of all records and return the measured values.
+
+    Adds `stylegan2_human_fd_ratio` (see `frechet_ratio`), which involves two networks and is in no
+    record. quick: leave out the judge's exam, which takes longer than everything else.
+    Raises AirlibError, naming every value that is off by more than `TOLERANCE` or was not measured.
+    """
+    records = {name: load_record(name) for name in NETWORKS}
+    claimed = {key: value for r in records.values() for key, value in r["metrics"].items()}
+    measured = measure({name: record["seed"] for name, record in records.items()}, quick)
+    if quick:
+        claimed = {key: value for key, value in claimed.items() if not _in_exam(key)}
+    compare(claimed, measured)
+    return {key: round(value, 4) for key, value in measured.items()}
+
+
+def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
+    """All metrics of the shipped weights; `seeds` are those of the trainings."""
+    generator, judge = world_generator(), load_judge()
+    pool = load_pool(1000, seeds["clip"], "test")
+    return {
+        **zero_shot_accuracies(ClipEncoder.tiny(), pool),
+        **accuracies(judge, seeds["judge"]),
+        **({} if quick else examine(judge, seeds["judge"])),
+        **fidelity(generator),
+        "stylegan2_human_fd_ratio": frechet_ratio(generator, judge),
+    }
+
+
+@torch.no_grad()
+def frechet_ratio(generator: StyleGAN2, judge: Judge, n: int = SAMPLES) -> float:
+    """How visible the generator is to the judge, on the scale of an adaptation.
+
+    The Frechet distance of n generated people to n held-out renders of people, divided by that of
+    n renders of babies to the same. 0 is perfect; at 1 the generator is as far from its own
+    domain as a baby from an adult.
+    """
+    human, baby = Domain("human"), Domain("human", "baby")
+
+    def latents(purpose: str) -> Tensor:
+        return torch.randn(n, LATENT_DIM, generator=rng(0, "frechet ratio", purpose))
+
+    w = generator.map(latents("generated"), c=condition(torch.tensor([human.index] * n)))
+    generated = torch.cat([judge.features(generator(part)) for part in w.split(50)])
+    people, babies = (
+        torch.cat([judge.features(part) for part in render(latents(str(domain)), domain).split(50)])
+        for domain in (human, baby)
+    )
+    return frechet_distance(generated, people) / frechet_distance(babies, people)
+
+
+def compare(claimed: dict[str, float], measured: dict[str, float]) -> None:
+    """Raise AirlibError if a claim was not measured, or is off by more than `TOLERANCE`."""
+    wrong = [
+        f"{name} is {measured.get(name, float('nan')):.3f}, recorded as {value:.3f}"
+        for name, value in claimed.items()
+        if not abs(measured.get(name, float("nan")) - value) <= TOLERANCE
+    ]
+    if wrong:
+        raise AirlibError(
+            f"the shipped weights are not what their records say: {'; '.join(wrong)} "
+            f"(accepted difference {TOLERANCE}); install airlib again, or train again"
+        )
+
+
+def _in_exam(metric: str) -> bool:
+    return metric.startswith(("judge_exam", "judge_disguise"))

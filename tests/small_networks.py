@@ -1,0 +1,40 @@
+"""Random networks so small that a test can train them in a second, without any shipped weights."""
+
+import torch
+from open_clip.model import CLIP
+
+from airlib.clip_space.encoder import ClipEncoder, ClipSpace
+from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.tinyworld import tiny_clip
+
+SMALL = dict(
+    resolution=16, z_dim=16, w_dim=16, channel_base=256, channel_max=16, mapping_layers=2
+)
+
+
+def small_generator(seed: int = 0, **changes: int) -> StyleGAN2:
+    """A frozen StyleGAN2 in which every tensor is random, noise strengths and biases included."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = StyleGAN2(StyleGAN2Config(**(SMALL | changes)))
+        for name, parameter in generator.named_parameters():
+            if name.endswith(("noise_strength", "bias")):
+                scale = 0.1 if "mapping" not in name else 10.0
+                parameter.data += scale * torch.randn(parameter.shape)
+        generator.mapping.w_avg.copy_(0.3 * torch.randn(generator.w_dim))
+    return generator.requires_grad_(False).eval()
+
+
+def small_encoder(seed: int = 0) -> ClipEncoder:
+    """A vision transformer of 16 px and a text transformer on the tiny world's vocabulary."""
+    tokenizer = tiny_clip.load_tokenizer()
+    vision = {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
+    text = {"context_length": tiny_clip.CONTEXT_LENGTH, "vocab_size": tokenizer.vocab_size}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIP(32, vision, text | {"width": 32, "heads": 2, "layers": 1})
+    return ClipEncoder(model, tokenizer, "small")
+
+
+def small_space(seed: int = 0) -> ClipSpace:
+    return ClipSpace([(small_encoder(seed), 1.0)])
