@@ -113,7 +113,7 @@ class Adaptation:
         """The adapted generator; raises AirlibError for another source than it was made from."""
         if fingerprint(source) != self.config["source"]:
             raise AirlibError(
-                "this adaptation was made from another source generator; open the world and source it names: "
+                "this adaptation was made from another source generator; open the world it names: "
                 + json.dumps(self.config.get("labels", {}))
             )
         adapted = source.copy_frozen()
@@ -121,7 +121,7 @@ class Adaptation:
         return adapted
 
     def save(self, path: str | Path) -> Path:
-        """One safetensors file with the configuration in its header, and PATH.jsonl with the log."""
+        """One safetensors file, configuration in its header, and beside it the log as .jsonl."""
         path = save_tensors(path, self.tensors, self.config)
         _write_log(path.with_suffix(".jsonl"), self.log)
         return path
@@ -240,7 +240,7 @@ class _Run:
         tensors, config = load_tensors(path)
         if any(config.get(key) != value for key, value in self.header.items()):
             raise AirlibError(
-                f"{path} belongs to a run with other settings; choose another directory or delete it"
+                f"{path} belongs to other settings; delete it or choose another directory"
             )
         states = unpack(tensors, self.optimizer)
         self.adapted.load_state_dict(states["trained"], strict=False)

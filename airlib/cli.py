@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reproduce(add("reproduce", _reproduce, "run the notebooks and write report.html"))
     _add_train(add("train-tiny", _train_tiny, "train one network of the tiny world again"))
     check = add("check-tiny", _check_tiny, "measure again what the shipped weights claim")
-    check.add_argument("--quick", action="store_true", help="fewer samples, wider tolerances")
+    check.add_argument("--quick", action="store_true", help="leave out the judge's exam")
     _add_places(add("doctor", _doctor, "say whether this machine can run airlib"))
     return parser
 

@@ -27,7 +27,7 @@ SELECTION_BATCH = 8
 
 @dataclass(frozen=True)
 class Parameterization:
-    """Chooses the trainable tensors of a generator, once and (optionally) again before every step."""
+    """Chooses the trainable tensors of a generator, once and, if asked, before every step."""
 
     name: str
     select: Callable[[nn.Module], dict[str, nn.Parameter]]
@@ -42,7 +42,7 @@ class Parameterization:
         return chosen
 
     def before_step(self, adapted: nn.Module, trainable: dict[str, nn.Parameter], rng: Rng) -> None:
-        """Narrow the trainable tensors to the layers chosen for this step, if the method does so."""
+        """Narrow the trainable tensors to the layers chosen for this step, if any are."""
         if self.choose is None:
             return
         chosen = {id(p) for layer in self.choose(adapted, rng) for p in layer.parameters()}
@@ -58,7 +58,7 @@ def _named(adapted: nn.Module, wanted: list[nn.Module | nn.Parameter]) -> dict[s
 
 
 def synthesis() -> Parameterization:
-    """Constant input and every 3x3 convolution of StyleGAN2 (26.7 million numbers at 1024 pixels)."""
+    """Constant input and every 3x3 convolution (26.7 million numbers at 1024 pixels)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return _named(adapted, [adapted.synthesis.b4.const, *adapted.synthesis.layers])

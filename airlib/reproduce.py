@@ -130,12 +130,14 @@ def make_plans(
     given = parse_parameters(parameters, cells)
     plans = []
     for path in notebooks:
-        missing = [name for name in RUNNER_OPTIONS if name not in cells[path]]
+        fixed = {"profile": profile, "out_dir": str(out)}
+        missing = [name for name in fixed if name not in cells[path]]
         if missing:
             raise AirlibError(f"{path.name} lacks the parameter {missing[0]}, which airlib sets")
+        if "interactive" in cells[path]:  # a notebook with widgets
+            fixed["interactive"] = "off"
         numbers = load_profile(profile, given[path].get("overrides"))
         directory = run_directory(out, profile, path.stem)
-        fixed = {"profile": profile, "out_dir": str(out), "interactive": "off"}
         timeout = 60.0 * numbers.notebooks.timeout_minutes
         plans.append(Plan(path, given[path] | fixed, directory, timeout))
     return plans

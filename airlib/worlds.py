@@ -75,7 +75,7 @@ class World:
 
     @cache  # noqa: B019 - a world lives as long as its notebook
     def reference(self, pair: str) -> Reference:
-        """References of the pair's target domain: fresh individuals, and the true targets of `z`."""
+        """The pair's target domain: fresh individuals, and the true targets of `z`."""
         numbers = self.profile.evaluation
         images = self.truth(pair, self.z(numbers.references, "references"))
         truth = self.truth(pair, self.z(min(PAIRED, numbers.samples)))
@@ -149,8 +149,8 @@ def open_world(profile: str | Profile = "tiny", source: str = "human") -> World:
     numbers = load_profile(profile) if isinstance(profile, str) else profile
     if numbers.name != "tiny":
         raise AirlibError(
-            f"profile {numbers.name} needs published weights, which this version cannot import yet; "
-            "use tiny"
+            f"profile {numbers.name} needs published weights, which this version cannot import "
+            "yet; use tiny"
         )
     if source not in SOURCES:
         raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")

@@ -84,7 +84,8 @@ def evaluate_images(
     generated, paired = phi(images[: len(truth)]), images[: len(truth)]
     features = (generated - phi(truth)).square().sum(dim=1)
     pixels = paired_l1(paired, truth) / 2  # of the full range
-    distance = clip_distance(_in_batches(reference.encoder.embed_images, images), reference.clip)
+    encoder = reference.encoder
+    distance = clip_distance(_in_batches(encoder.embed_images, images), reference.clip)
     frechet, frechet_interval = frechet_bootstrap(
         _in_batches(judge.features, images), reference.features, stream
     )
@@ -102,7 +103,7 @@ def evaluate_images(
         ),
         mean("paired_feature", features, f"judge maps, {same}"),
         mean("paired_l1", pixels, f"share of the pixel range, {same}"),
-        mean("clip_distance", distance.per_image, reference.protocol(f"CLIP {reference.encoder.name}")),
+        mean("clip_distance", distance.per_image, reference.protocol(f"CLIP {encoder.name}")),
         Metric(
             "clip_gap", distance.gap, len(images), None,
             reference.protocol("half squared distance of the mean CLIP embeddings"), **owner,

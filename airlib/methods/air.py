@@ -64,7 +64,8 @@ class AIR:
     """Algorithm 1 as a loss with memory."""
 
     def __init__(
-        self, space: ClipSpace, source_class: str, target_class: str, config: AIRConfig | None = None,
+        self, space: ClipSpace, source_class: str, target_class: str,
+        config: AIRConfig | None = None,
         templates: Sequence[str] = NADA_TEMPLATES, order: Order = "mean_then_norm", seed: int = 0,
     ):  # fmt: skip
         self.nada = NADA(space, source_class, target_class, templates, order)

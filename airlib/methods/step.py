@@ -38,7 +38,7 @@ class Step:
         return rng(self.seed, "step", self.index, *purpose)
 
     def noise(self, who: str) -> Noise:
-        """Noise maps of `who`: the same for everybody ("shared"), its own ("independent"), or none."""
+        """Noise maps of `who`: everybody's ("shared"), its own ("independent"), or none."""
         if self._noise_mode == "none":
             return None
         name = "everybody" if self._noise_mode == "shared" else who

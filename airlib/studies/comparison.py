@@ -1,7 +1,7 @@
 """Who wins where: tables over pairs and seeds, and matched differences between two methods.
 
-    rows = summary(metrics, "frechet")         # a row per pair, a column per method, mean over seeds
-    rows = contrasts(metrics, "air", "nada", names, rng)      # a row per metric: difference, p, wins
+    rows = summary(metrics, "frechet")     # a row per pair, a column per method, mean over seeds
+    rows = contrasts(metrics, "air", "nada", names, rng)   # a row per metric: difference, p, wins
 
 All functions take the flat list of `Metric` that a sweep returns. Methods share latents and seeds,
 so two methods are compared run by run.

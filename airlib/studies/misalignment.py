@@ -59,11 +59,12 @@ def misalignment(image_means: Tensor, texts: Tensor) -> Misalignment:
     G_aa + G_bb - 2 G_ab and H_aa + H_bb - 2 H_ab.
     Raises AirlibError if shapes differ, fewer than 3 rows, or two rows coincide (no direction).
     """
-    agreement, images, texts = _offset_products(image_means, texts)
-    similarity = image_means.detach().double() @ image_means.detach().double().T
+    agreement, image_squares, text_squares = _offset_products(image_means, texts)
+    images = image_means.detach().double()
+    similarity = images @ images.T
     sizes = similarity.diagonal().sqrt()
     return Misalignment(
-        M=1 - agreement / (images * texts).sqrt(),
+        M=1 - agreement / (image_squares * text_squares).sqrt(),
         D=1 - similarity / (sizes[:, None] * sizes),
     )
 
@@ -98,11 +99,11 @@ class OffsetSplit:
 
 def split_offsets(image_means: Tensor, texts: Tensor) -> OffsetSplit:
     """Divide every image offset between rows [C, D] along and across its text offset."""
-    agreement, images, texts = _offset_products(image_means, texts)
+    agreement, image_squares, text_squares = _offset_products(image_means, texts)
     first, second = torch.triu_indices(*agreement.shape, offset=1)
-    text_length = texts[first, second].sqrt()
+    text_length = text_squares[first, second].sqrt()
     along = agreement[first, second] / text_length
-    across = (images[first, second] - along.square()).clamp(min=0).sqrt()
+    across = (image_squares[first, second] - along.square()).clamp(min=0).sqrt()
     return OffsetSplit(text_length, along, across)
 
 

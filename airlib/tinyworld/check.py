@@ -52,7 +52,9 @@ def load_record(name: str, directory: str | Path = WEIGHTS) -> dict:
         if {"seed", "metrics", "curve", "command"} <= record.keys():
             return record
     except (OSError, ValueError, AttributeError) as error:
-        raise AirlibError(f"no record of {name} at {path}; run `airlib train-tiny {name}`") from error
+        raise AirlibError(
+            f"no record of {name} at {path}; run `airlib train-tiny {name}`"
+        ) from error
     raise AirlibError(f"{path} is not a training record; run `airlib train-tiny {name}`")
 
 

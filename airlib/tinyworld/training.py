@@ -67,7 +67,8 @@ class TrainingRun:
         tensors, config = load_tensors(self.checkpoint)
         if (config["name"], config["seed"], config["steps"]) != self._identity():
             raise AirlibError(
-                f"{self.checkpoint} is of another run (seed {config['seed']}, {config['steps']} steps); "
+                f"{self.checkpoint} is of another run (seed {config['seed']}, "
+                f"{config['steps']} steps); "
                 "train without --resume to start again"
             )
         states = unpack(tensors, self.task.optimizer)
