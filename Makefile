@@ -1,5 +1,5 @@
 # make reproduce    run every notebook with the tiny profile and write runs/report.html
-# make test         run the test suite
+# make test         run the test suite, the short notebooks included
 #
 # Each makes a virtual environment in .venv first if there is none; nothing but Python and make is needed.
 # Choose the interpreter with PYTHON=python3.12, add options with ARGS="--only 03 --fresh".
@@ -9,7 +9,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-NOTEBOOKS = $(wildcard notebooks/0[01]_*.ipynb)  # as tests: the short ones
+NOTEBOOKS = $(wildcard notebooks/0[01]_*.ipynb)
 
 .PHONY: reproduce test
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from airlib.checkpointing import pack, unpack
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
-from airlib.files import load_tensors, save_tensors, write_atomically
+from airlib.files import load_tensors, save_tensors, write_text
 from airlib.generators.base import Generator
 from airlib.methods.step import Step
 from airlib.parameterizations import Parameterization
@@ -257,7 +257,7 @@ class _Run:
 
 def _write_log(path: Path, log: list[dict]) -> None:
     text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in log)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _read_log(path: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""The command line: `airlib reproduce | train-tiny | check-tiny | doctor`.
+"""The command line: `airlib reproduce | publish | train-tiny | check-tiny | doctor`.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -51,6 +51,14 @@ def _reproduce(options: argparse.Namespace) -> int:
         notebooks=options.notebooks,
     )
     print(report)
+    return SUCCESS
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from airlib.publish import publish
+
+    for path in publish(options.profile, options.out, options.notebooks):
+        print(path)
     return SUCCESS
 
 
@@ -114,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     _add_reproduce(add("reproduce", _reproduce, "run the notebooks and write report.html"))
+    published = add("publish", _publish, "store the outputs of a run in the notebooks")
+    published.add_argument("--profile", default="tiny", help="tiny (default) or paper")
+    _add_places(published)
     _add_train(add("train-tiny", _train_tiny, "train one network of the tiny world again"))
     check = add("check-tiny", _check_tiny, "measure again what the shipped weights claim")
     check.add_argument("--quick", action="store_true", help="leave out the judge's exam")

@@ -42,10 +42,15 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Write `value` as indented JSON, refusing NaN and infinities (they are not JSON)."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_text(path, text)
 
 
 def save_tensors(path: str | Path, tensors: dict[str, "torch.Tensor"], config: dict) -> Path:

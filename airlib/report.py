@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from airlib.errors import AirlibError
-from airlib.files import write_atomically
+from airlib.files import write_text
 from airlib.results import FILE_NAME, load_results
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -48,9 +48,7 @@ def write_report(out: Path) -> Path:
         raise AirlibError(f"no results in {out}; run the notebooks first")
     runs = [(path.parent, load_results(path)) for path in paths]
     page = _page(runs)
-    return write_atomically(
-        out / "report.html", lambda path: path.write_text(page, encoding="utf-8")
-    )
+    return write_text(out / "report.html", page)
 
 
 def _page(runs: list[tuple[Path, dict[str, Any]]]) -> str:

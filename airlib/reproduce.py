@@ -22,7 +22,7 @@ from typing import Any
 
 from airlib.doctor import check_machine
 from airlib.errors import AirlibError
-from airlib.files import write_atomically, write_json
+from airlib.files import write_json, write_text
 from airlib.notebook import DEFAULT_OUT, run_directory
 from airlib.parameters import parameter_cell, parse_parameters
 from airlib.profiles import load_profile
@@ -45,7 +45,9 @@ class Plan:
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for an earlier run to count as this one."""
         parameters = {key: value for key, value in self.parameters.items() if key != "out_dir"}
-        digest = hashlib.sha256(self.notebook.read_bytes()).hexdigest()
+        cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
+        sources = json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
+        digest = hashlib.sha256(sources.encode()).hexdigest()  # stored outputs do not matter
         return {"parameters": parameters, "notebook": digest, "airlib": airlib_digest()}
 
     def is_finished(self) -> bool:
@@ -162,7 +164,7 @@ def run(plan: Plan, label: str) -> None:
             f"{plan.notebook.name} left no results ({error}); does it end with session.finish()?"
         ) from error
     executed = plan.directory / plan.notebook.name
-    write_atomically(executed, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(executed, text)
     write_json(plan.directory / MARKER, fingerprint)
 
 

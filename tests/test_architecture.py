@@ -26,6 +26,7 @@ LAYERS = [
     {"airlib.sweep", "airlib.tinyworld.check"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
+    {"airlib.publish"},
     {"airlib.cli"},
 ]
 # The loop does not know the methods, and a method does not run the loop.

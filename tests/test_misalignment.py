@@ -15,7 +15,15 @@ from airlib.studies.concepts import (
     embed_image_folder,
     embed_tiny_world,
 )
-from airlib.studies.misalignment import misalignment, spearman, study
+from airlib.studies.misalignment import (
+    OffsetSplit,
+    binned_means,
+    misalignment,
+    spearman,
+    split_offsets,
+    study,
+    subset,
+)
 from airlib.tinyworld.domains import Domain, all_domains
 
 
@@ -238,3 +246,40 @@ def test_folders_that_cannot_be_studied_say_why(folder, tmp_path_factory):
         (folder / "void" / "broken.png").write_bytes(damaged)
         with pytest.raises(AirlibError, match="void/broken.png"):
             embed_image_folder(encoder, folder)
+
+
+def test_the_parts_of_an_offset_give_back_misalignment_and_length():
+    images, texts = normal(12, 8), normal(12, 8, seed=1)
+    split = split_offsets(images, texts)
+    length = (split.along.square() + split.across.square()).sqrt()
+    torch.testing.assert_close(1 - split.along / length, misalignment(images, texts).all_pairs()[0])
+    torch.testing.assert_close(length[0], (images[1] - images[0]).norm())
+    torch.testing.assert_close(split.text_length[0], (texts[1] - texts[0]).norm())
+
+
+def test_an_offset_along_its_text_has_nothing_across():
+    texts = normal(5, 4)
+    split = split_offsets(3 * texts + 1, texts)
+    torch.testing.assert_close(split.along, 3 * split.text_length)
+    assert split.across.max() < 1e-5
+
+
+@pytest.mark.parametrize(("residual", "verdict"), [(0.0, "falls"), (2.0, "rises")])
+def test_explains_whether_the_error_keeps_up_with_the_offset(residual, verdict):
+    length = torch.linspace(1, 2, 50)
+    across = 0.1 + 0.1 * length**residual  # of constant size, or growing with the square
+    split = OffsetSplit(length, length, across - 0.1 if residual else across)
+    assert f"misalignment {verdict}" in split.explain()
+
+
+def test_binned_means_are_of_equal_groups_in_the_order_of_x():
+    x, y = binned_means(torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([30.0, 10, 20, 50]), 2)
+    assert x.tolist() == [1.5, 3.5] and y.tolist() == [15, 40]
+
+
+def test_subset_keeps_rows_and_labels_together():
+    full = concepts(normal(4, 3), normal(4, 3, seed=1))
+    part = subset(full, lambda label: label in ("c1", "c3"))
+    assert part.labels == ("c1", "c3")
+    assert torch.equal(part.image_means, full.image_means[[1, 3]])
+    assert torch.equal(part.texts, full.texts[[1, 3]])

@@ -278,9 +278,10 @@ def test_noise_is_random_recorded_absent_or_refused():
 
 @pytest.mark.parametrize("name", ["b8.conv0.weight", "b16.conv1.affine.weight", "b4.const"])
 def test_gradient_of_a_pixel_equals_its_finite_difference(name):
-    generator = small_generator().double()
+    generator = small_generator()
     latents = generator.sample_latents(1, rng(0)).double()
     noise = [m.double() for m in generator.sample_noise(1, rng(1))]
+    generator.double()
     weight = generator.synthesis.get_parameter(name).requires_grad_(True)
 
     def pixel() -> torch.Tensor:

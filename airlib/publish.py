@@ -1,0 +1,67 @@
+"""Put the outputs of a finished run into the notebooks, so that a reader on the web sees the story.
+
+    airlib reproduce && airlib publish
+
+A figure called hero.png is copied beside the notebooks, for the README. Of the notebooks only
+outputs and execution counts are copied; sources stay as they are, and nothing of the run's machine
+comes along (papermill's cell and metadata, standard error, timings of the kernel).
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from airlib.errors import AirlibError
+from airlib.files import write_atomically, write_text
+from airlib.reproduce import find_notebooks
+
+LARGEST = 400_000  # bytes of a published notebook
+
+
+def publish(
+    profile: str = "tiny", out: str | Path = "runs", notebooks: str | Path | None = None
+) -> list[Path]:
+    """Copy the outputs of every finished notebook of `out` into its source; returns the files.
+
+    Raises AirlibError if a notebook has not been run, was run from other sources, or would become
+    too large for the repository.
+    """
+    written = []
+    for path in find_notebooks(notebooks):
+        executed = Path(out) / profile / path.stem / path.name
+        if not executed.is_file():
+            raise AirlibError(f"{path.name} has no finished run in {out}; run airlib reproduce")
+        text = nbformat.writes(with_outputs(_read(path), _read(executed)))
+        if len(text.encode()) > LARGEST:
+            raise AirlibError(f"{path.name} would take {len(text)} bytes; show smaller figures")
+        written.append(write_text(path, text))
+        hero = executed.with_name("hero.png")
+        if hero.is_file():
+            copy = partial(shutil.copyfile, hero)
+            written.append(write_atomically(path.with_name(hero.name), copy))
+    return written
+
+
+def with_outputs(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """`source` with the outputs of `executed`, cell by cell."""
+    ran = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", ())]
+    if [c.source for c in ran] != [c.source for c in source.cells]:
+        raise AirlibError("the run was made from other sources; run airlib reproduce again")
+    count = 0
+    for cell, done in zip(source.cells, ran, strict=True):
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        cell.outputs = [output for output in done.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+    return source
+
+
+def _read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)

@@ -1,0 +1,377 @@
+"""The loop: repeatable, resumable at any moment, guarded, and its result travels in one file.
+
+Run as a program (`python test_adaptation.py DIRECTORY`), this file kills AIR runs and resumes them.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_networks import small_generator, small_space
+
+from airlib.adaptation import COLLAPSE_PATIENCE, Adaptation, AdaptationConfig, adapt
+from airlib.errors import AirlibError
+from airlib.files import load_tensors, save_tensors
+from airlib.methods.air import AIR, AIRConfig
+from airlib.methods.nada import NADA
+from airlib.methods.prompt_learning import PromptConfig
+from airlib.methods.step import Step
+from airlib.parameterizations import affine, synthesis
+from airlib.seeding import rng
+
+SOURCE, SPACE = small_generator(), small_space()
+CONFIG = AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=1)
+KILLS = 10
+
+
+def run_air(config: AdaptationConfig = CONFIG, **options) -> Adaptation:
+    """AIR with an anchor every fourth of the run, from the pretty small networks above."""
+    numbers = AIRConfig(0.5, 0.25, prompt_pairs=12, prompt=PromptConfig(steps=3))
+    objective = AIR(SPACE, "human", "dog", numbers, seed=config.seed)
+    return adapt(SOURCE, SPACE, objective, synthesis(), config, **options)
+
+
+def run_nada(config: AdaptationConfig = CONFIG, **options) -> Adaptation:
+    return adapt(SOURCE, SPACE, NADA(SPACE, "human", "dog"), synthesis(), config, **options)
+
+
+def same(first: Adaptation, second: Adaptation) -> bool:
+    """Equal in every bit of every tensor, in log and in configuration."""
+    tensors = first.tensors.keys() == second.tensors.keys() and all(
+        torch.equal(value, second.tensors[name]) for name, value in first.tensors.items()
+    )
+    return tensors and first.log == second.log and first.config == second.config
+
+
+# --- repeatable ----------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    first, again = run_air(), run_air()
+    other = run_air(AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=1, seed=1))
+    assert same(first, again)
+    assert not any(torch.equal(v, other.tensors[k]) for k, v in first.tensors.items())
+
+
+def test_the_global_random_state_plays_no_part():
+    torch.manual_seed(1)
+    first = run_air()
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert same(first, run_air())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_source_is_left_alone():
+    before = {name: value.clone() for name, value in SOURCE.state_dict().items()}
+    result = run_air()
+    assert all(torch.equal(value, before[name]) for name, value in SOURCE.state_dict().items())
+    assert not any(p.requires_grad for p in SOURCE.parameters())
+    assert not any(torch.equal(value, before[name]) for name, value in result.tensors.items())
+
+
+def test_on_step_sees_every_state_from_the_source_to_the_result():
+    seen: list[tuple[int, torch.Tensor]] = []
+    result = run_nada(
+        on_step=lambda index, net: seen.append((index, net.synthesis.b4.const.detach().clone()))
+    )
+    assert [index for index, _ in seen] == list(range(9))
+    assert torch.equal(seen[0][1], SOURCE.synthesis.b4.const)
+    assert torch.equal(seen[-1][1], result.tensors["synthesis.b4.const"])
+    assert [entry["step"] for entry in result.log] == list(range(8))
+
+
+def test_weights_of_the_terms_scale_the_gradient():
+    """With Adam a single term's weight cancels, so two opposed terms are weighted against each other."""
+
+    class Tug(NADA):
+        def __call__(self, step: Step) -> dict[str, torch.Tensor]:
+            direction = super().__call__(step)["direction"]
+            return {"direction": direction, "back": -direction}
+
+    def const(weights: dict[str, float]) -> torch.Tensor:
+        config = AdaptationConfig(steps=1, learning_rate=0.01, weights=weights)
+        result = adapt(SOURCE, SPACE, Tug(SPACE, "human", "dog"), synthesis(), config)
+        return result.tensors["synthesis.b4.const"] - SOURCE.synthesis.b4.const
+
+    assert torch.equal(const({}), torch.zeros_like(const({})))
+    forward, back = const({"direction": 3.0}), const({"back": 3.0})
+    torch.testing.assert_close(forward, -back)
+    assert forward.abs().max() > 0.005
+
+
+@pytest.mark.parametrize(
+    ("noise", "equal"), [("shared", True), ("independent", False), ("none", True)]
+)
+def test_noise_of_source_and_adapted_images(noise, equal):
+    step = Step(0, 1, 0, SOURCE, SOURCE, SPACE, SOURCE.sample_latents(2, rng(0)), 0, noise)
+    assert torch.equal(step.source_images, step.adapted_images) == equal
+    without = SOURCE(step.latents, None)
+    assert torch.equal(step.source_images, without) == (noise == "none")
+
+
+def test_random_views_average_nothing_away():
+    """views = 3 embeds three views of each of two images."""
+    latents = SOURCE.sample_latents(2, rng(0))
+    step = Step(0, 1, 0, SOURCE, SOURCE, SPACE, latents, 3, "shared")
+    (embeddings,) = step.source_embeddings
+    assert embeddings.shape == (6, 32)
+    assert len({tuple(row.tolist()) for row in embeddings}) == 6
+
+
+# --- resumable -----------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(steps: int):
+    def stop(index: int, _: torch.nn.Module) -> None:
+        if index == steps:
+            raise Stopped
+
+    return stop
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_run_stopped_before_any_step_continues_bit_for_bit(tmp_path, every):
+    config = AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=every)
+    whole = run_air(config)
+    for steps in range(8):
+        directory = tmp_path / str(steps)
+        with pytest.raises(Stopped):
+            run_air(config, directory=directory, on_step=stop_at(steps))
+        assert same(whole, run_air(config, directory=directory))
+
+
+def test_a_finished_run_is_read_not_repeated(tmp_path):
+    first = run_air(directory=tmp_path)
+    forbidden = stop_at(0)
+    assert same(first, run_air(directory=tmp_path, on_step=forbidden))
+
+
+def test_labels_of_any_json_kind_can_be_resumed(tmp_path):
+    labels = {"pair": ("human", "dog"), "numbers": {1: (0.0, 0.99)}}
+    with pytest.raises(Stopped):
+        run_nada(directory=tmp_path, labels=labels, on_step=stop_at(3))
+    run_nada(directory=tmp_path, labels=labels)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path):
+    """SIGKILL, ten times; the runs live in forks of one program that has imported torch already."""
+    import subprocess
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([p for p in sys.path if p])
+    subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=True)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["kills"] == KILLS and report["damaged"] == []
+    assert report["progress_at_kill"] and len(set(report["progress_at_kill"])) > 2
+    whole = (tmp_path / "whole" / "result.safetensors").read_bytes()
+    assert len(whole) > 10_000
+    for i in range(report["runs"]):
+        assert (tmp_path / str(i) / "result.safetensors").read_bytes() == whole
+        log = (tmp_path / str(i) / "result.jsonl").read_bytes()
+        assert log == (tmp_path / "whole" / "result.jsonl").read_bytes()
+
+
+def kill_and_resume(root: Path) -> None:
+    """Ten times: start a run, kill it at a random moment, resume it; write what happened."""
+    torch.set_num_threads(1)
+    report = {"kills": 0, "runs": 0, "progress_at_kill": [], "damaged": []}
+    started = time.perf_counter()
+    _wait(_start(root / "whole"))
+    duration = time.perf_counter() - started
+    moments = random.Random(0)
+    while report["kills"] < KILLS and report["runs"] < 3 * KILLS:
+        directory = root / str(report["runs"])
+        child = _start(directory)
+        time.sleep(moments.uniform(0.02, 0.9) * duration)
+        os.kill(child, signal.SIGKILL)
+        if os.WIFSIGNALED(_wait(child)):
+            report["kills"] += 1
+            report["progress_at_kill"].append(_progress(directory))
+        if _wait(_start(directory)) != 0:
+            report["damaged"].append(report["runs"])
+        report["runs"] += 1
+    (root / "report.json").write_text(json.dumps(report))
+
+
+def _start(directory: Path) -> int:
+    """Process id of a fork that runs AIR in `directory` and leaves result.safetensors there."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        run_air(directory=directory).save(directory / "result.safetensors")
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _wait(child: int) -> int:
+    return os.waitpid(child, 0)[1]
+
+
+def _progress(directory: Path) -> int:
+    checkpoint = directory / "checkpoint.safetensors"
+    return load_tensors(checkpoint)[1]["done"] if checkpoint.exists() else 0
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    run_nada(directory=tmp_path)
+    other = AdaptationConfig(steps=8, learning_rate=0.02, checkpoint_every=1)
+    objective = NADA(SPACE, "human", "dog")
+    for attempt in (
+        lambda: run_nada(other, directory=tmp_path),
+        lambda: run_nada(directory=tmp_path, labels={"pair": "human-dog"}),
+        lambda: adapt(SOURCE, SPACE, objective, affine(), CONFIG, tmp_path),
+        lambda: adapt(small_generator(1), SPACE, objective, synthesis(), CONFIG, tmp_path),
+    ):
+        with pytest.raises(AirlibError, match="other settings"):
+            attempt()
+    run_nada(directory=tmp_path)  # and the settings it was made with are not
+
+
+def test_a_checkpoint_of_another_objective_is_refused(tmp_path):
+    run_nada(directory=tmp_path)
+    with pytest.raises(AirlibError, match="other settings"):
+        run_air(directory=tmp_path)
+    objective = NADA(SPACE, "human", "cat")
+    with pytest.raises(AirlibError, match="other settings"):
+        adapt(SOURCE, SPACE, objective, synthesis(), CONFIG, tmp_path)
+
+
+def test_a_corrupt_checkpoint_is_refused(tmp_path):
+    run_nada(directory=tmp_path)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+    for damaged in (b"", whole[:100], whole[: len(whole) // 2], whole[:-1]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(AirlibError, match="damaged"):
+            run_nada(directory=tmp_path)
+
+
+def test_a_checkpoint_with_missing_or_misshapen_tensors_is_refused(tmp_path):
+    run_nada(directory=tmp_path)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    tensors, config = load_tensors(checkpoint)
+    const = "trained/synthesis.b4.const"
+    without = {name: value for name, value in tensors.items() if name != const}
+    for changed in (without, tensors | {const: torch.zeros(2)}, tensors | {"x": torch.zeros(2)}):
+        save_tensors(checkpoint, changed, config)
+        with pytest.raises(AirlibError, match="delete it"):
+            run_nada(directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"learning_rate": -1.0},
+        {"learning_rate": float("nan")}, {"views": -1}, {"noise": "random"},
+    ],
+)  # fmt: skip
+def test_impossible_numbers_are_refused(wrong):
+    with pytest.raises(AirlibError):
+        AdaptationConfig(**wrong)
+
+
+# --- guarded -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [run_nada, run_air])
+def test_a_loss_that_is_not_finite_stops_the_run(method):
+    config = AdaptationConfig(steps=8, learning_rate=1e30)
+    with pytest.raises(AirlibError, match="step 1; lower the learning rate"):
+        method(config)
+
+
+class OneColour(NADA):
+    """Pulls every image to the same one."""
+
+    def __call__(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"variation": step.adapted_images.std(dim=0).mean()}
+
+
+def test_a_generator_that_collapses_stops_the_run():
+    config = AdaptationConfig(steps=200, batch=4, learning_rate=0.1, betas=(0.9, 0.99))
+    losses: list[int] = []
+    with pytest.raises(AirlibError, match="same image for every latent since step") as error:
+        adapt(
+            SOURCE, SPACE, OneColour(SPACE, "human", "dog"), synthesis(), config,
+            on_step=lambda index, _: losses.append(index),
+        )  # fmt: skip
+    first = int(str(error.value).split("since step ")[1].split(";")[0])
+    assert losses[-1] == first + COLLAPSE_PATIENCE - 1 and first > 0
+
+
+# --- the result in a file ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result() -> Adaptation:
+    return run_air(labels={"pair": "human-dog"})
+
+
+def test_saving_and_loading_keeps_every_bit(result, tmp_path):
+    path = result.save(tmp_path / "dog.safetensors")
+    loaded = Adaptation.load(path)
+    assert same(result, loaded)
+    latents, noise = SOURCE.sample_latents(2, rng(0)), SOURCE.sample_noise(2, rng(1))
+    images = [a.apply(SOURCE)(latents, noise) for a in (result, loaded)]
+    assert torch.equal(*images) and not torch.equal(images[0], SOURCE(latents, noise))
+    path.with_suffix(".jsonl").unlink()
+    assert Adaptation.load(path).log == []
+
+
+def test_the_result_holds_what_the_loop_trained(result):
+    states: list[dict] = []
+    run_air(
+        labels={"pair": "human-dog"},
+        on_step=lambda _, net: states.append({k: v.clone() for k, v in net.state_dict().items()}),
+    )
+    applied = result.apply(SOURCE).state_dict()
+    assert all(torch.equal(value, applied[name]) for name, value in states[-1].items())
+
+
+def test_another_source_is_refused(result):
+    with pytest.raises(AirlibError, match="another source generator.*human-dog"):
+        result.apply(small_generator(1))
+
+
+def test_other_files_are_refused(result, tmp_path):
+    weights = save_tensors(tmp_path / "weights.safetensors", SOURCE.state_dict(), {"resolution": 8})
+    with pytest.raises(AirlibError, match="no adaptation"):
+        Adaptation.load(weights)
+    path = result.save(tmp_path / "dog.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AirlibError, match="damaged"):
+        Adaptation.load(path)
+
+
+def test_files_name_no_machine(result, tmp_path):
+    """Headers and log hold no absolute path, user, host or device."""
+    run_air(directory=tmp_path / "run")
+    path = result.save(tmp_path / "dog.safetensors")
+    texts = [json.dumps(load_tensors(p)[1]) for p in (path, *(tmp_path / "run").iterdir())]
+    texts.append(path.with_suffix(".jsonl").read_text())
+    host = os.uname().nodename if hasattr(os, "uname") else "localhost"
+    for text in texts:
+        for secret in (str(tmp_path), str(Path.home()) + os.sep, os.getcwd(), host, "cpu", "cuda"):
+            assert secret not in text
+
+
+if __name__ == "__main__":
+    kill_and_resume(Path(sys.argv[1]))
