@@ -12,6 +12,7 @@ bits as one that was not.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,7 +55,8 @@ class AdaptationConfig:
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0 or self.views < 0:
+        rate_is_positive = 0 < self.learning_rate < math.inf  # False for NaN
+        if self.steps < 1 or self.batch < 1 or self.views < 0 or not rate_is_positive:
             raise AirlibError(
                 "steps and batch must be at least 1, the learning rate above 0, views at least 0"
             )
@@ -78,7 +80,12 @@ class Snapshots:
 
 
 class Objective(Protocol):
-    """A loss with memory."""
+    """A loss with memory.
+
+    settings: what two runs must share for one to continue the other (JSON values).
+    """
+
+    settings: dict
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Named scalar terms; the loop sums them with the weights of its configuration."""
@@ -181,9 +188,11 @@ class _Run:
         self.header = {
             "source": fingerprint(source),
             "parameterization": parameterization.name,
-            "adaptation": json.loads(json.dumps(asdict(config))),
+            "objective": objective.settings,
+            "adaptation": asdict(config),
             "labels": labels,
         }
+        self.header = json.loads(json.dumps(self.header))  # tuples become lists, as in a file
 
     def step(self, index: int) -> None:
         """One optimiser step."""
@@ -243,7 +252,10 @@ class _Run:
                 f"{path} belongs to other settings; delete it or choose another directory"
             )
         states = unpack(tensors, self.optimizer)
-        self.adapted.load_state_dict(states["trained"], strict=False)
+        trained, shapes = states.get("trained", {}), {k: p.shape for k, p in self.trainable.items()}
+        if {name: value.shape for name, value in trained.items()} != shapes:
+            raise AirlibError(f"{path} does not hold this generator's tensors; delete it")
+        self.adapted.load_state_dict(trained, strict=False)
         self.objective.load_state(states.get("objective", {}), self.adapted)
         self.done, self.collapsed, self.log = config["done"], config["collapsed"], config["log"]
 

@@ -35,7 +35,7 @@ def unpack(tensors: State, optimizer: torch.optim.Optimizer) -> dict[str, State]
     """
     groups: dict[str, State] = {}
     for name, value in tensors.items():
-        group, key = name.split("/", 1)
+        group, _, key = name.partition("/")
         groups.setdefault(group, {})[key] = value
     moments: dict[int, State] = {}
     for name, value in groups.pop("optimizer", {}).items():

@@ -115,7 +115,8 @@ class World:
         prompt = PromptConfig(
             numbers["prompt_steps"], numbers["prompt_learning_rate"], numbers["prompt_tokens"]
         )
-        config = AIRConfig(numbers["t_thresh"], numbers["t_int"], numbers["prompt_pairs"], prompt)
+        keys = ("t_thresh", "t_int", "prompt_pairs", "chain_start")
+        config = AIRConfig(prompt=prompt, **{key: numbers[key] for key in keys})
         return AIR(self.space, *classes, config, templates, seed=seed)
 
     def parameterization(self, name: str, pair: str) -> Parameterization:

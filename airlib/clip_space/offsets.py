@@ -70,7 +70,7 @@ def directional_loss(image_offsets: Tensor, directions: Tensor) -> Tensor:
     that normalising it would spread to the whole batch.
     """
     norms = image_offsets.detach().norm(dim=-1)
-    has_direction = norms > SMALLEST_OFFSET
+    has_direction = ~(norms <= SMALLEST_OFFSET)  # NaN has to reach the loss, where a guard sees it
     safe = torch.where(has_direction[:, None], image_offsets, torch.ones_like(image_offsets))
     cosines = F.cosine_similarity(safe, directions, dim=-1)
     return (1 - torch.where(has_direction, cosines, torch.zeros_like(cosines))).mean()

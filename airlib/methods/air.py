@@ -19,7 +19,7 @@ before t_thresh, the first one follows the source.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
@@ -70,6 +70,9 @@ class AIR:
     ):  # fmt: skip
         self.nada = NADA(space, source_class, target_class, templates, order)
         self.space, self.config, self.seed = space, config or AIRConfig(), seed
+        self.settings = {
+            **self.nada.settings, "method": "air", "seed": seed, **asdict(self.config)
+        }
         self.classes = source_class, target_class
         source, target = (
             space.embed_text([f"{CONTEXT} {source_class}"]),

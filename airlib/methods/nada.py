@@ -25,6 +25,11 @@ class NADA:
         templates: Sequence[str] = NADA_TEMPLATES, order: Order = "mean_then_norm",
     ):  # fmt: skip
         self.space = space
+        self.settings = {
+            "method": "nada", "source": source_class, "target": target_class,
+            "templates": len(templates), "order": order,
+            "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
+        }  # fmt: skip
         self.directions = [
             text_direction(encoder, source_class, target_class, templates, order)
             for encoder in space.encoders

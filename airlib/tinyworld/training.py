@@ -65,10 +65,10 @@ class TrainingRun:
         if not self.checkpoint.exists():
             return
         tensors, config = load_tensors(self.checkpoint)
-        if (config["name"], config["seed"], config["steps"]) != self._identity():
+        if tuple(map(config.get, ("name", "seed", "steps"))) != self._identity():
             raise AirlibError(
-                f"{self.checkpoint} is of another run (seed {config['seed']}, "
-                f"{config['steps']} steps); "
+                f"{self.checkpoint} is of another run (seed {config.get('seed')}, "
+                f"{config.get('steps')} steps); "
                 "train without --resume to start again"
             )
         states = unpack(tensors, self.task.optimizer)
