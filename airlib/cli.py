@@ -179,7 +179,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("airlib"):
-        return f"{error}; install everything with: pip install 'airlib[notebooks]'"
+        return f"{error}; install everything with: pip install -e '.[notebooks]'"
     return f"{type(error).__name__}: {error} (unexpected; --debug shows where)"
 
 

@@ -10,6 +10,7 @@ host names are kept out; NaN and infinities are refused, because they are bugs a
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -184,9 +185,8 @@ def versions() -> dict[str, str]:
 
 
 def _device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    torch = sys.modules.get("torch")  # a notebook that never imported it ran on the CPU
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"
 
 
 def _plain(value: Any, where: str) -> Any:

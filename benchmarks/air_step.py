@@ -2,25 +2,27 @@
 
     python benchmarks/air_step.py
 
-Counted, by hooks, with the batch size of every forward pass: images made by a generator, images encoded by CLIP,
-sentences encoded by CLIP. Both sides adapt the same random networks with the same latents, noise and settings, a
-fifth of the official "human -> baby" script (201 steps, anchors every 20 from 100 on, 1,000 pairs, 200 prompt steps):
+Counted, by hooks, with the batch size of every forward pass: images made by a generator, images
+encoded by CLIP, sentences encoded by CLIP. Both sides adapt the same random networks with the same
+latents, noise and settings, a fifth of the official "human -> baby" script (201 steps, anchors
+every 20 from 100 on, 1,000 pairs, 200 prompt steps):
 
-    40 steps of batch 2, anchors every 4 steps from step 20 on, 200 pairs, 40 prompt steps, all layers trained
+    40 steps of batch 2, anchors every 4 from step 20 on, 200 pairs, 40 prompt steps, all layers
 
 `OfficialLoop` does what the official loop does, wastes included:
-- before every step, layer selection on 8 images, although all k = num_layers layers are then chosen; the target
-  sentence is encoded again each time
+- before every step, layer selection on 8 images, although all k = num_layers layers are then
+  chosen; the target sentence is encoded again each time
 - the adapted image is encoded once for each of the two losses
 - every 5 steps, 50 source and 50 adapted images are made and encoded for the log
-- every 4 steps, from step 4 to the end, 200 images of the previous anchor and 200 of the current generator are made
-  and each is encoded twice; five of the ten times nothing is done with them (too early, or after the last step)
+- every 4 steps, from step 4 to the end, 200 images of the previous anchor and 200 of the current
+  generator are made and each is encoded twice; five of the ten times nothing is done with them
+  (too early, or after the last step)
 - five identical copies of the prompt are learnt
 
-Left out on that side, so the comparison flatters it: evaluation images, preview grids, encoding sentences to their
-full 77 tokens, weight gradients during selection. What both sides share is the paper's objective, wherever paper
-and official code differ: one prompt as previous text, only the label interpolated, an anchor taken before its step,
-and anchor pairs with the same noise for both generators.
+Left out on that side, which flatters it: evaluation images, preview grids, encoding sentences to
+their full 77 tokens, weight gradients during selection. Wherever paper and official code differ
+in the objective, both sides follow the paper: one prompt as previous text, only the label
+interpolated, an anchor taken before its step, anchor pairs with the same noise for both generators.
 """
 
 import json
@@ -174,7 +176,7 @@ class OfficialLoop:
             self.encoder.embed_images(generator(latents, noise))
 
     def measure_anchor(self, index: int) -> None:
-        """Pairs of the previous anchor and the current generator; used between threshold and end."""
+        """Pairs of previous anchor and current generator; used from threshold to end."""
         before, now = self.embed_pairs(self.previous), self.embed_pairs(self.adapted)
         if not NUMBERS.t_thresh * CONFIG.steps <= index < CONFIG.steps:
             return

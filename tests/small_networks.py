@@ -7,9 +7,7 @@ from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.tinyworld import tiny_clip
 
-SMALL = dict(
-    resolution=16, z_dim=16, w_dim=16, channel_base=256, channel_max=16, mapping_layers=2
-)
+SMALL = dict(resolution=16, z_dim=16, w_dim=16, channel_base=256, channel_max=16, mapping_layers=2)
 
 
 def small_generator(seed: int = 0, **changes: int) -> StyleGAN2:

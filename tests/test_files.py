@@ -15,7 +15,7 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "h": torch.o
 
 
 def test_tensors_and_configuration_come_back_bit_for_bit(tmp_path):
-    config = {"steps": 3, "text": "ä\n\"", "nested": {"list": [1.5, None, True]}}
+    config = {"steps": 3, "text": 'ä\n"', "nested": {"list": [1.5, None, True]}}
     path = save_tensors(tmp_path / "new" / "folder" / "x.safetensors", TENSORS, config)
     tensors, read = load_tensors(path)
     assert read == config and tensors.keys() == TENSORS.keys()

@@ -70,9 +70,7 @@ class AIR:
     ):  # fmt: skip
         self.nada = NADA(space, source_class, target_class, templates, order)
         self.space, self.config, self.seed = space, config or AIRConfig(), seed
-        self.settings = {
-            **self.nada.settings, "method": "air", "seed": seed, **asdict(self.config)
-        }
+        self.settings = {**self.nada.settings, "method": "air", "seed": seed, **asdict(self.config)}
         self.classes = source_class, target_class
         source, target = (
             space.embed_text([f"{CONTEXT} {source_class}"]),
