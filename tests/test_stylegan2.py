@@ -14,12 +14,8 @@ import torch.nn.functional as F
 from small_networks import small_generator
 
 from airlib.errors import AirlibError
-from airlib.generators.stylegan2 import (
-    ModulatedConv,
-    StyleGAN2,
-    StyleGAN2Config,
-    upsample_image,
-)
+from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.generators.stylegan2_layers import ModulatedConv, upsample_image
 from airlib.seeding import rng
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,16 +1,7 @@
-"""StyleGAN2 (Karras et al. 2020) in plain PyTorch: any size, CPU and GPU, NVIDIA's numerics and key
-names.
+"""StyleGAN2 (Karras et al. 2020) in plain PyTorch: any size, CPU and GPU, NVIDIA's key names.
 
     z --mapping--> w, one per layer --synthesis--> image
     synthesis: b4 (const, conv1, torgb), b8 (conv0 up, conv1, torgb), b16, ...
-
-Two rewritings make it fast without custom kernels, and are exact:
-- modulation scales the *input* of a shared convolution and demodulation scales its *output*, so no
-  [B, O, I, k, k]
-  weight tensor is ever formed;
-- "transposed convolution, then [1, 3, 3, 1] low-pass filter" is one ordinary 3x3 convolution with
-  four times as many
-  outputs (one per output phase) followed by a pixel shuffle.
 
 A conditional network (c_dim > 0) can be `restrict`ed to one condition: the result is an ordinary
 unconditional StyleGAN2 whose first mapping bias has absorbed the condition. The tiny world's source
@@ -23,22 +14,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor, nn
 
 from airlib.errors import AirlibError
 from airlib.generators.base import Noise
-
-# Taps of the [1, 3, 3, 1] filter with gain 2 per axis, and the two phase matrices it induces on a
-# 3-tap kernel:
-# output pixel 2m + p of an upsampling convolution sees input pixels m-1, m, m+1 through PHASES[p] @
-# kernel.
-_FILTER = (0.25, 0.75, 0.75, 0.25)
-PHASES = torch.tensor(
-    [[[_FILTER[p + 4 - 2 * a - j] if 0 <= p + 4 - 2 * a - j <= 3 else 0.0 for j in range(3)]
-      for a in range(3)] for p in range(2)]
-)  # fmt: skip
+from airlib.generators.stylegan2_layers import (
+    FullyConnected,
+    SynthesisLayer,
+    ToRGB,
+    leaky_relu,
+    normalize_second_moment,
+    upsample_image,
+)
 
 
 @dataclass(frozen=True)
@@ -71,33 +59,6 @@ class StyleGAN2Config:
         return min(self.channel_base // resolution, self.channel_max)
 
 
-def normalize_second_moment(x: Tensor) -> Tensor:
-    """Scale each row of [B, D] to unit mean square."""
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-
-
-def leaky_relu(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU (slope 0.2) with gain sqrt(2), then an optional clamp."""
-    x = F.leaky_relu(x, 0.2) * math.sqrt(2)
-    return x if clamp is None else x.clamp(-clamp, clamp)
-
-
-class FullyConnected(nn.Module):
-    """Linear layer with equalised learning rate; stored weights are 1 / lr_multiplier larger than
-    those used.
-    """
-
-    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full([outputs], bias / lr_multiplier))
-        self.weight_gain = lr_multiplier / math.sqrt(inputs)
-        self.bias_gain = lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, inputs] -> [B, outputs]
-        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
-
-
 class Mapping(nn.Module):
     """z [B, z_dim] (and condition c [B, c_dim]) -> w [B, w_dim]."""
 
@@ -122,78 +83,6 @@ class Mapping(nn.Module):
         return x
 
 
-class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by an affine function of w (and, if asked,
-    demodulated).
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, w_dim: int):
-        super().__init__()
-        self.affine = FullyConnected(w_dim, inputs, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def convolve(self, x: Tensor, styles: Tensor, up: bool = False) -> Tensor:
-        """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O,
-        2H, 2W].
-        """
-        x = x * styles[:, :, None, None].to(x.dtype)
-        if not up:
-            return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
-        phases = PHASES.to(self.weight)
-        outputs, inputs = self.weight.shape[:2]
-        weight = torch.einsum("paj,qbk,oijk->opqiab", phases, phases, self.weight)
-        return F.pixel_shuffle(
-            F.conv2d(x, weight.reshape(4 * outputs, inputs, 3, 3), padding=1), upscale_factor=2
-        )
-
-    def demodulation(self, styles: Tensor) -> Tensor:
-        """Factors [B, O] that give every output channel unit expected energy."""
-        energy = styles.square() @ self.weight.square().sum(dim=(2, 3)).T
-        return (energy + 1e-8).rsqrt()
-
-
-class SynthesisLayer(ModulatedConv):
-    """Modulated 3x3 convolution (optionally 2x up), noise, bias, leaky ReLU."""
-
-    def __init__(
-        self, inputs: int, outputs: int, config: StyleGAN2Config, resolution: int, up: bool
-    ):
-        super().__init__(inputs, outputs, 3, config.w_dim)
-        self.resolution, self.up, self.clamp = resolution, up, config.conv_clamp
-        self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
-
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        styles = self.affine(w)
-        x = self.convolve(x, styles, self.up)
-        x = x * self.demodulation(styles)[:, :, None, None].to(x.dtype)
-        if noise is not None:
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        return leaky_relu(x + self.bias[:, None, None].to(x.dtype), self.clamp)
-
-
-class ToRGB(ModulatedConv):
-    """Modulated 1x1 convolution to three channels, without demodulation."""
-
-    def __init__(self, inputs: int, config: StyleGAN2Config):
-        super().__init__(inputs, 3, 1, config.w_dim)
-        self.gain, self.clamp = 1 / math.sqrt(inputs), config.conv_clamp
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.convolve(x, self.affine(w) * self.gain) + self.bias[:, None, None].to(x.dtype)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
-
-
-def upsample_image(image: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, 3, 2H, 2W] with the [1, 3, 3, 1] filter: bilinear, but black beyond the
-    border.
-    """
-    padded = F.pad(image, (1, 1, 1, 1))
-    doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
-    return doubled[:, :, 2:-2, 2:-2]
-
-
 class Block(nn.Module):
     """One resolution: conv0 (up) and conv1, and the skip image from torgb; b4 starts from a
     constant.
@@ -201,14 +90,14 @@ class Block(nn.Module):
 
     def __init__(self, config: StyleGAN2Config, resolution: int):
         super().__init__()
-        channels = config.channels(resolution)
+        channels, w_dim, clamp = config.channels(resolution), config.w_dim, config.conv_clamp
         if resolution == 4:
             self.const = nn.Parameter(torch.randn(channels, 4, 4))
         else:
             below = config.channels(resolution // 2)
-            self.conv0 = SynthesisLayer(below, channels, config, resolution, up=True)
-        self.conv1 = SynthesisLayer(channels, channels, config, resolution, up=False)
-        self.torgb = ToRGB(channels, config)
+            self.conv0 = SynthesisLayer(below, channels, w_dim, resolution, True, clamp)
+        self.conv1 = SynthesisLayer(channels, channels, w_dim, resolution, False, clamp)
+        self.torgb = ToRGB(channels, w_dim, clamp)
 
     @property
     def layers(self) -> list[SynthesisLayer]:

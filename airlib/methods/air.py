@@ -50,7 +50,9 @@ class AIRConfig:
 
     def __post_init__(self) -> None:
         if not (0 < self.t_int <= 1 and 0 <= self.t_thresh <= 1):
-            raise AirlibError(f"t_int {self.t_int} and t_thresh {self.t_thresh} must lie in (0, 1]")
+            raise AirlibError(
+                f"t_int {self.t_int} must lie in (0, 1], t_thresh {self.t_thresh} in [0, 1]"
+            )
 
     def anchor_steps(self, total: int) -> list[int]:
         """The steps before which an anchor is taken; only anchors that a later step uses."""
@@ -76,11 +78,11 @@ class AIR:
             space.embed_text([f"{CONTEXT} {source_class}"]),
             space.embed_text([f"{CONTEXT} {target_class}"]),
         )
-        self.prompts: list[Tensor] = [
-            feature[0] for feature in source
-        ]  # P of the last anchor, per CLIP model
+        # Per CLIP model: P of the last anchor, E_T(target), and embeddings [N, D] of the last
+        # anchor's images.
+        self.prompts: list[Tensor] = [feature[0] for feature in source]
         self.targets: list[Tensor] = [feature[0] for feature in target]
-        self.pairs: list[Tensor] | None = None  # embeddings [N, D] of the last anchor's images
+        self.pairs: list[Tensor] | None = None
         self.anchor: nn.Module | None = None
         self.directions: list[Tensor] = []
         self._events: list[dict] = []
@@ -118,9 +120,7 @@ class AIR:
 
     @torch.no_grad()
     def embed_pairs(self, generator: nn.Module) -> list[Tensor]:
-        """Embeddings [prompt_pairs, D] per CLIP model; the same latents and noise for every
-        generator.
-        """
+        """Embeddings [prompt_pairs, D] per CLIP model, at the same latents and noise each time."""
         embeddings, n = [], self.config.prompt_pairs
         for start in range(0, n, PAIR_BATCH):
             stream = rng(self.seed, "prompt pairs", start)
