@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from airlib.errors import AirlibError
 from airlib.files import write_atomically
@@ -139,10 +140,12 @@ def save_figure(figure: Figure, path: str | Path, alt: str) -> Path:
 
 
 def screen_png(figure: Figure) -> bytes:
-    """The figure as a small PNG, for the output of a notebook cell."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=SCREEN_DPI)
-    return buffer.getvalue()
+    """The figure as a small PNG in 256 colours: notebooks with their outputs are kept in git."""
+    drawn, small = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", dpi=SCREEN_DPI)
+    colours = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    colours.save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def _strip(label: str, images: "Tensor") -> np.ndarray:

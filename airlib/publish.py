@@ -18,7 +18,7 @@ from airlib.errors import AirlibError
 from airlib.files import write_atomically, write_text
 from airlib.reproduce import find_notebooks
 
-LARGEST = 400_000  # bytes of a published notebook
+LARGEST = 1_000_000  # bytes of a published notebook
 
 
 def publish(

@@ -100,9 +100,13 @@ def sentence(row: dict, first: str, second: str, pairs: int) -> str:
     return (
         f"{row['metric']}: {first} is better than {second} on {len(row['won'])} of {pairs} "
         f"pairs{won}; over all {row['runs']} runs {row['better']} is ahead by "
-        f"{abs(row['difference']):.3g} "
-        f"(p = {row['p']:.3f}{sure})."
+        f"{abs(row['difference']):.3g} ({p_text(row['p'])}{sure})."
     )
+
+
+def p_text(p: float) -> str:
+    """A p-value as it should be read: never 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def path_coordinates(points: Tensor, source: Tensor, target: Tensor) -> list[tuple[float, float]]:
