@@ -37,17 +37,13 @@ COLLAPSE_PATIENCE = 5  # steps
 
 @dataclass(frozen=True)
 class AdaptationConfig:
-    """Numbers of the loop; the optimiser's are those of StyleGAN-NADA's code (batch 2, Adam betas
-    0, 0.99^0.8).
-    """
+    """Numbers of the loop; the optimiser's are those of StyleGAN-NADA's code."""
 
     steps: int = 300
     batch: int = 2
     learning_rate: float = 0.0016
     betas: tuple[float, float] = (0.0, 0.99**0.8)
-    views: int = (
-        0  # random views per image before CLIP; 0 embeds the image itself, as the papers do
-    )
+    views: int = 0  # random views per image before CLIP; 0 is the image itself, as in the papers
     noise: Literal["shared", "independent", "none"] = "shared"  # "independent" is the official code
     truncation: float = 1.0
     weights: dict[str, float] = field(default_factory=dict)  # of the loss terms; 1 where not named
@@ -124,7 +120,16 @@ class Adaptation:
                 + json.dumps(self.config.get("labels", {}))
             )
         adapted = source.copy_frozen()
-        adapted.load_state_dict(self.tensors, strict=False)
+        try:
+            _, unknown = adapted.load_state_dict(self.tensors, strict=False)
+        except RuntimeError as error:
+            raise AirlibError(
+                "this adaptation holds tensors of other shapes; make it again"
+            ) from error
+        if unknown:
+            raise AirlibError(
+                f"this adaptation holds unknown tensors ({unknown[0]}); make it again"
+            )
         return adapted
 
     def save(self, path: str | Path) -> Path:

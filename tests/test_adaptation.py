@@ -354,6 +354,13 @@ def test_another_source_is_refused(result):
         result.apply(small_generator(1))
 
 
+def test_altered_tensors_are_refused(result):
+    name, value = next(iter(result.tensors.items()))
+    for tensors in ({name: value[:1]}, {"elsewhere": value}):
+        with pytest.raises(AirlibError, match="make it again"):
+            Adaptation(tensors, result.config).apply(SOURCE)
+
+
 def test_other_files_are_refused(result, tmp_path):
     weights = save_tensors(tmp_path / "weights.safetensors", SOURCE.state_dict(), {"resolution": 8})
     with pytest.raises(AirlibError, match="no adaptation"):
