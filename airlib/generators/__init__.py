@@ -1,0 +1,1 @@
+"""Generators: what is adapted. `base` is the contract, one file per family."""
