@@ -7,9 +7,14 @@ line, and a result in memory instead of a half-written file.
 
 import logging
 import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, ClassVar
 
 import nbformat
 import papermill
@@ -26,6 +31,8 @@ logging.getLogger("papermill").setLevel(logging.ERROR)  # airlib.parameters has 
 class ThisInterpreter(AsyncKernelManager):
     """Starts the interpreter that runs airlib, whatever kernels are registered on the machine."""
 
+    started: ClassVar["list[ThisInterpreter]"] = []
+
     def _kernel_spec_manager_default(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])  # only ipykernel's own, which is sys.executable
 
@@ -33,6 +40,39 @@ class ThisInterpreter(AsyncKernelManager):
         """Start it without the mark of a live front end: widgets and live bars hang in a batch."""
         environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
         await super().start_kernel(**{"env": environment, **options})
+        self.started[:] = [self]
+
+    def kill_now(self) -> None:
+        """End the kernel's process at once, also from within a signal handler."""
+        process = getattr(self.provisioner, "process", None)
+        if process is not None:
+            process.kill()
+
+
+@contextmanager
+def ctrl_c_ends_the_kernel() -> Iterator[list[int]]:
+    """Make Ctrl-C kill the kernel besides raising KeyboardInterrupt; yields the signals received.
+
+    The exception alone is not reliable: raised inside a callback of the event loop it is lost, and
+    the notebook would go on. A killed kernel ends the wait in any case.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for manager in ThisInterpreter.started:
+            manager.kill_now()
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield received
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def execute(notebook: Path, parameters: dict[str, Any], timeout: float, label: str) -> str:
@@ -41,20 +81,9 @@ def execute(notebook: Path, parameters: dict[str, Any], timeout: float, label: s
     timeout: seconds for the whole notebook. Raises AirlibError, in one line, for the first cell
     that fails, for a kernel that dies and for a notebook that runs too long.
     """
-    deadline = time.monotonic() + timeout
     try:
-        executed = papermill.execute_notebook(
-            str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill fills in {braces}
-            None,
-            parameters=parameters,
-            kernel_name="python3",
-            language="python",
-            cwd=notebook.parent,
-            kernel_manager_class=ThisInterpreter,
-            extra_arguments=["--log-level=50"],  # the kernel's own notes; cells still write stderr
-            timeout_func=lambda cell: max(1.0, deadline - time.monotonic()),
-            progress_bar={"desc": label, "leave": False, "disable": None},
-        )
+        with ctrl_c_ends_the_kernel() as received:
+            executed = _run(notebook, parameters, timeout, label, received)
     except PapermillExecutionError as error:
         raise AirlibError(_failure(notebook, error)) from error
     except CellTimeoutError as error:
@@ -63,12 +92,38 @@ def execute(notebook: Path, parameters: dict[str, Any], timeout: float, label: s
             "raise notebooks.timeout_minutes in the overrides"
         ) from error
     except DeadKernelError as error:
+        if received:
+            raise KeyboardInterrupt from error
         raise AirlibError(
             f"{notebook.name}: its Python process died, often for lack of memory; "
             "close other programs and run the same command again"
         ) from error
     executed.metadata.pop("papermill", None)  # holds absolute paths
     return nbformat.writes(executed)
+
+
+def _run(
+    notebook: Path, parameters: dict[str, Any], timeout: float, label: str, received: list[int]
+) -> nbformat.NotebookNode:
+    deadline = time.monotonic() + timeout
+
+    def seconds_left(cell: nbformat.NotebookNode) -> float:
+        if received:  # the interrupt came before there was a kernel to kill
+            raise KeyboardInterrupt
+        return max(1.0, deadline - time.monotonic())
+
+    return papermill.execute_notebook(
+        str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill fills in {braces}
+        None,
+        parameters=parameters,
+        kernel_name="python3",
+        language="python",
+        cwd=notebook.parent,
+        kernel_manager_class=ThisInterpreter,
+        extra_arguments=["--log-level=50"],  # the kernel's own notes; cells still write stderr
+        timeout_func=seconds_left,
+        progress_bar={"desc": label, "leave": False, "disable": None},
+    )
 
 
 def _failure(notebook: Path, error: PapermillExecutionError) -> str:
