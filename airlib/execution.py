@@ -81,23 +81,16 @@ def execute(notebook: Path, parameters: dict[str, Any], timeout: float, label: s
     timeout: seconds for the whole notebook. Raises AirlibError, in one line, for the first cell
     that fails, for a kernel that dies and for a notebook that runs too long.
     """
-    try:
-        with ctrl_c_ends_the_kernel() as received:
+    with ctrl_c_ends_the_kernel() as received:
+        try:
             executed = _run(notebook, parameters, timeout, label, received)
-    except PapermillExecutionError as error:
-        raise AirlibError(_failure(notebook, error)) from error
-    except CellTimeoutError as error:
-        raise AirlibError(
-            f"{notebook.name} ran longer than {timeout / 60:g} minutes and was stopped; "
-            "raise notebooks.timeout_minutes in the overrides"
-        ) from error
-    except DeadKernelError as error:
-        if received:
-            raise KeyboardInterrupt from error
-        raise AirlibError(
-            f"{notebook.name}: its Python process died, often for lack of memory; "
-            "close other programs and run the same command again"
-        ) from error
+        except Exception as error:
+            if received:  # whatever the killed kernel led to
+                raise KeyboardInterrupt from error
+            known = _in_one_line(notebook, timeout, error)
+            if known is None:
+                raise
+            raise known from error
     executed.metadata.pop("papermill", None)  # holds absolute paths
     return nbformat.writes(executed)
 
@@ -124,6 +117,23 @@ def _run(
         timeout_func=seconds_left,
         progress_bar={"desc": label, "leave": False, "disable": None},
     )
+
+
+def _in_one_line(notebook: Path, timeout: float, error: Exception) -> AirlibError | None:
+    """What went wrong as an AirlibError, or None if it is nothing we know."""
+    if isinstance(error, PapermillExecutionError):
+        return AirlibError(_failure(notebook, error))
+    if isinstance(error, CellTimeoutError):
+        return AirlibError(
+            f"{notebook.name} ran longer than {timeout / 60:g} minutes and was stopped; "
+            "raise notebooks.timeout_minutes in the overrides"
+        )
+    if isinstance(error, DeadKernelError):
+        return AirlibError(
+            f"{notebook.name}: its Python process died, often for lack of memory; "
+            "close other programs and run the same command again"
+        )
+    return None
 
 
 def _failure(notebook: Path, error: PapermillExecutionError) -> str:
