@@ -17,7 +17,6 @@ from airlib.errors import AirlibError
 from airlib.evaluation.intervals import Interval, mean_interval, paired_difference
 from airlib.results import Metric
 
-REFERENCE_ROWS = ("source", "truth")
 LARGER_IS_BETTER = ("diversity",)
 
 

@@ -66,7 +66,7 @@ def load_pool(n: int, seed: int, split: Literal["train", "test"] = "train") -> P
     """The pool of ``n`` portraits of (seed, split), from the cache or rendered now.
 
     The cache is ``$AIRLIB_CACHE/pools``, by default ``~/.cache/airlib/pools``. 120,000 images
-    take 1.5 GB and about two minutes on two cores. Raises AirlibError for a bad argument, a
+    take 1.5 GB. Raises AirlibError for a bad argument, a
     damaged cache file or a worker process that died.
     """
     if n < 1:
