@@ -1,4 +1,4 @@
-"""The command line: `airlib reproduce | publish | train-tiny | check-tiny | doctor`.
+"""The command line: reproduce, publish, sweep, train-tiny, check-tiny, choose-settings, doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -83,6 +83,21 @@ def _check_tiny(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from airlib.sweep import sweep_table
+
+    print(sweep_table(options.profile, options.seeds, options.out, options.workers))
+    return SUCCESS
+
+
+def _choose_settings(options: argparse.Namespace) -> int:
+    from airlib.studies.settings import candidates, run_candidates, save_settings
+
+    rows = run_candidates(candidates(), options.out, workers=options.workers)
+    print(save_settings(rows, options.out / "tiny_settings.json"))
+    return SUCCESS
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from airlib.doctor import examine
     from airlib.reproduce import find_notebooks
@@ -127,7 +142,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_places(published)
     _add_train(add("train-tiny", _train_tiny, "train one network of the tiny world again"))
     check = add("check-tiny", _check_tiny, "measure again what the shipped weights claim")
-    check.add_argument("--quick", action="store_true", help="leave out the judge's exam")
+    check.add_argument("--quick", action="store_true", help="leave out exam and truth gap")
+    swept = add("sweep", _sweep, "adapt and score every table pair with every method and seed")
+    swept.add_argument("--profile", default="tiny", help="tiny (default) or paper")
+    swept.add_argument("--seeds", type=_count, default=3, help="seeds 0, 1, ... (default: 3)")
+    _add_runs(swept, Path("runs/sweep"))
+    chosen = add("choose-settings", _choose_settings, "repeat the sweep over development pairs")
+    _add_runs(chosen, Path("runs/settings"))
     _add_places(add("doctor", _doctor, "say whether this machine can run airlib"))
     return parser
 
@@ -148,7 +169,7 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(after_interrupt="--resume continues from the last checkpoint")
-    parser.add_argument("name", metavar="NAME", help="clip, judge or stylegan2")
+    parser.add_argument("name", metavar="NAME", help="clip, judge, judge_vit, ...")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=_count, default=None, help="other than the recipe's")
@@ -156,6 +177,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("runs/train-tiny"), metavar="DIR",
         help="checkpoints, weights and record (default: runs/train-tiny)",
     )  # fmt: skip
+
+
+def _add_runs(parser: argparse.ArgumentParser, out: Path) -> None:
+    parser.set_defaults(after_interrupt="the same command continues with the missing runs")
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"default: {out}")
+    parser.add_argument("--workers", type=_count, default=2, help="processes (default: 2)")
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from airlib.results import versions
 
 GIGABYTE = 10**9
 NEEDED_DISK, NEEDED_MEMORY = GIGABYTE // 2, 2 * GIGABYTE  # bytes
-WEIGHTS = ("clip", "judge", "stylegan2")  # what the tiny world ships
+WEIGHTS = ("clip", "judge", "judge_vit", "stylegan2")  # what the tiny world ships
 WEIGHTS_DIRECTORY = Path(__file__).parent / "tinyworld" / "weights"
 NOTEBOOK_PACKAGES = ("ipykernel", "matplotlib", "papermill")
 

@@ -3,10 +3,13 @@
     synthesis()              StyleGAN-NADA without selection: constant input, all 3x3 convolutions
     adaptive_layers(k, ...)  StyleGAN-NADA: at every step the k layers the target text pulls most
     affine()                 only the affine maps from w to styles
+    domain_vector()          HyperDomainNet: one factor per input channel of every 3x3 convolution
+    domain_embedding()       only the bias through which a domain enters the mapping network
 
-The mapping network and the ToRGB layers are frozen in all of them (the first ToRGB can be chosen by
-the adaptive selection, as in the official code). Convolutions bring their affine map, bias and
-noise strength along.
+The mapping network and the ToRGB layers are frozen in all but the last (the first ToRGB can be
+chosen by the adaptive selection, as in the official code). Convolutions bring their affine map,
+bias and noise strength along. The last is no method of the papers: it can only move between domains
+that the world generator knows, and shows what a perfect prior would give (`prior-restricted`).
 """
 
 from collections.abc import Callable
@@ -73,6 +76,26 @@ def affine() -> Parameterization:
         return _named(adapted, [layer.affine for layer in adapted.synthesis.layers])
 
     return Parameterization("affine", select)
+
+
+def domain_vector() -> Parameterization:
+    """HyperDomainNet's domain vector: factors of the styles, applied before demodulation (section
+    3.1), all 1 at the start (6,048 numbers at 1024 pixels).
+    """
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [layer.add_domain() for layer in adapted.synthesis.layers])
+
+    return Parameterization("domain_vector", select)
+
+
+def domain_embedding() -> Parameterization:
+    """The first mapping bias of a generator `with_mapping`: where `restrict` put the domain."""
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [adapted.mapping.fc0.bias])
+
+    return Parameterization("domain_embedding", select)
 
 
 def layers_of(

@@ -6,8 +6,9 @@ processes.
     runs[0].adaptation()                  # reloads the adapted generator
 
 Each run leaves PAIR-METHOD-SEED.safetensors (the adaptation) and, last, PAIR-METHOD-SEED.json (its
-metrics); a run whose JSON matches the profile's numbers is not repeated. Methods "source" and
-"truth" are reference rows: the untouched source generator, and the true target images themselves.
+metrics); a run whose JSON matches the profile's numbers is not repeated. Methods "source", "prior"
+and "truth" are reference rows: the untouched source generator, the world generator told to draw the
+target domain (what perfect adaptation of these weights would give), and the true target images.
 """
 
 import json
@@ -19,18 +20,20 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import evaluate, evaluate_images
+from airlib.evaluation.protocol import evaluate
 from airlib.files import write_json
-from airlib.profiles import load_profile
+from airlib.profiles import Profile, load_profile
 from airlib.progress import track
 from airlib.results import Metric
 from airlib.tinyworld.training import weights_fingerprint
-from airlib.worlds import METHODS, World, open_world
+from airlib.worlds import GAP_SAMPLES, METHODS, World, open_world
 
-REFERENCE_ROWS = ("source", "truth")
+REFERENCE_ROWS = ("source", "prior", "truth")
+SHIPPED = Path(__file__).parent / "profiles" / "tiny_runs.json"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Run:
     def stem(self) -> Path:
         return self.directory / f"{self.pair}-{self.method}-{self.seed}"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it was run in this directory, or its metrics are known from elsewhere."""
+        return self.stem.with_suffix(".json").exists()
+
     def adaptation(self) -> Adaptation:
         """What the run changed."""
         return Adaptation.load(self.stem.with_suffix(".safetensors"))
@@ -59,9 +67,12 @@ class Run:
 def sweep(
     profile: str, methods: Sequence[str], pairs: Sequence[str], seeds: Sequence[int],
     directory: str | Path, overrides: dict | None = None, workers: int = 2,
+    rows: Sequence[str] = REFERENCE_ROWS, known: dict | None = None,
 ) -> list[Run]:  # fmt: skip
-    """Run and score everything that is not on disk yet; reference rows are added to the methods.
+    """Run and score everything that is not on disk yet, and the reference `rows` of every pair.
 
+    known: finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the
+    same; only their metrics exist, not their adaptations.
     Raises AirlibError for unknown names before anything runs, and for the first run that fails.
     """
     numbers = load_profile(profile, overrides)
@@ -71,12 +82,59 @@ def sweep(
     for pair in pairs:
         if pair not in numbers.pairs:
             raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
-    directory = Path(directory)
-    todo = [Run(pair, row, 0, directory) for pair in pairs for row in REFERENCE_ROWS]
+    directory, known = Path(directory), known or {}
+    todo = [Run(pair, row, 0, directory) for pair in pairs for row in rows]
     todo += [Run(p, m, s, directory) for p in pairs for s in seeds for m in methods]
-    jobs = [(run, profile, tuple(sorted((overrides or {}).items()))) for run in todo]
-    done = {_key(run): run for run in _execute(jobs, workers)}
+    done = {}
+    for run in todo:
+        saved = known.get(run.stem.name)
+        if saved and saved["inputs"] == _inputs(run, numbers):
+            done[_key(run)] = _with_metrics(run, saved["metrics"])
+    frozen = tuple(sorted((overrides or {}).items()))
+    jobs = [(run, profile, frozen) for run in todo if _key(run) not in done]
+    done |= {_key(run): run for run in _execute(jobs, workers)} if jobs else {}
     return [done[_key(run)] for run in todo]
+
+
+def sweep_table(profile: str, seeds: int, directory: Path, workers: int) -> Path:
+    """NADA and AIR on every pair of role "table"; returns the file of `save_runs`."""
+    pairs = [name for name, pair in load_profile(profile).pairs.items() if pair.role == "table"]
+    runs = sweep(profile, ["nada", "air"], pairs, range(seeds), directory, workers=workers)
+    command = f"airlib sweep --profile {profile} --seeds {seeds}"
+    return save_runs(runs, directory / "runs.json", command)
+
+
+def save_runs(runs: Sequence[Run], path: str | Path, command: str) -> Path:
+    """All finished runs in one file, each with the inputs that it was made from."""
+    records = {run.stem.name: _read(run.stem.with_suffix(".json")) for run in runs}
+    return write_json(path, {"command": command, "runs": records})
+
+
+def load_runs(path: str | Path = SHIPPED) -> dict:
+    """What `save_runs` wrote: {"human-baby-air-0": {"inputs": ..., "metrics": ...}}."""
+    return _read(Path(path))["runs"]
+
+
+def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
+    """Between runs made here and the same runs in `known` (`load_runs`): the largest difference of
+    a metric, as a share of its known value. None where no run with the same inputs is in both.
+    """
+    shares = []
+    for run in runs:
+        there = known.get(run.stem.name)
+        if there and there["inputs"] == _read(run.stem.with_suffix(".json"))["inputs"]:
+            values = {metric["name"]: metric["value"] for metric in there["metrics"]}
+            shares += [abs(m.value / values[m.name] - 1) for m in run.metrics if values[m.name]]
+    return max(shares) if shares else None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AirlibError(
+            f"cannot read the results {path}: {error}; run the sweep again"
+        ) from error
 
 
 def _key(run: Run) -> tuple[str, str, int]:
@@ -111,37 +169,54 @@ def _world(profile: str, source: str, overrides: tuple) -> World:
 def _job(run: Run, profile: str, overrides: tuple) -> Run:
     """Run, score and save; or read what an earlier call saved."""
     numbers = load_profile(profile, dict(overrides))
-    record = run.stem.with_suffix(".json")
-    pair = numbers.pairs[run.pair].as_dict()
+    record, inputs = run.stem.with_suffix(".json"), _inputs(run, numbers)
+    if record.exists():
+        saved = _read(record)
+        if saved["inputs"] == inputs:
+            return _with_metrics(run, saved["metrics"])
+    metrics = _score(run, _world(profile, numbers.pairs[run.pair].source, overrides))
+    entries = [asdict(metric) for metric in metrics]
+    write_json(record, {"inputs": inputs, "metrics": entries})
+    return _with_metrics(run, entries)
+
+
+def _inputs(run: Run, numbers: Profile) -> dict:
+    """What a run depends on, as JSON values."""
     method = numbers.methods[run.method].as_dict() if run.method in METHODS else {}
     inputs = {
-        "pair": pair, "method": method, "evaluation": numbers.evaluation.as_dict(),
-        "world": numbers.world.as_dict(), "weights": weights_fingerprint(),
+        "pair": numbers.pairs[run.pair].as_dict(), "method": method,
+        "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
+        "weights": weights_fingerprint(),
     }  # fmt: skip
-    inputs = json.loads(json.dumps(inputs))
-    if record.exists():
-        saved = json.loads(record.read_text(encoding="utf-8"))
-        if saved["inputs"] == inputs:
-            return _with_metrics(run, [Metric(**entry) for entry in saved["metrics"]])
-    metrics = _score(run, _world(profile, pair["source"], overrides))
-    write_json(record, {"inputs": inputs, "metrics": [asdict(metric) for metric in metrics]})
-    return _with_metrics(run, metrics)
+    return json.loads(json.dumps(inputs))
 
 
 def _score(run: Run, world: World) -> list[Metric]:
-    reference = world.reference(run.pair)
-    owner = (run.pair, run.method, run.seed)
+    images = _images(run, world)
+    metrics = evaluate(images, world.reference(run.pair), run.pair, run.method, run.seed)
+    if run.method in METHODS:
+        found = world.truth_gap(run.pair, images[:GAP_SAMPLES])
+        protocol = f"directional loss of the true targets minus reached, {GAP_SAMPLES} latents"
+        owner = (run.pair, run.method, run.seed)
+        metrics.append(Metric("clip_truth_gap", found.gap, GAP_SAMPLES, None, protocol, *owner))
+    return metrics
+
+
+def _images(run: Run, world: World) -> Tensor:
+    n = world.profile.evaluation.samples
     if run.method == "truth":
         # The latents' own true targets: paired distances are 0 by definition, the Frechet distance
         # is its floor.
-        images = world.truth(run.pair, world.z(len(reference.latents)))
-        return evaluate_images(images, reference, *owner)
+        return world.truth(run.pair, world.z(n))
     if run.method == "source":
-        return evaluate(world.generator, reference, *owner)
+        return world.draw(world.generator, n)
+    if run.method == "prior":
+        return world.draw(world.target_generator(run.pair), n)
     adaptation = world.adapt(run.method, run.pair, run.seed)
     adaptation.save(run.stem.with_suffix(".safetensors"))
-    return evaluate(adaptation.apply(world.generator), reference, *owner)
+    return world.draw(adaptation.apply(world.generator), n)
 
 
-def _with_metrics(run: Run, metrics: Iterable[Metric]) -> Run:
-    return Run(run.pair, run.method, run.seed, run.directory, tuple(metrics))
+def _with_metrics(run: Run, entries: Iterable[dict]) -> Run:
+    metrics = tuple(Metric(**entry) for entry in entries)
+    return Run(run.pair, run.method, run.seed, run.directory, metrics)

@@ -1,4 +1,4 @@
-"""A world: a source generator, a CLIP space, a judge, and the pairs that can be tried in it.
+"""A world: a source generator, a CLIP space, two judges, and the pairs that can be tried in it.
 
     world = open_world("tiny", "human")
     baby = world.adapt("air", "human-baby", seed=0)
@@ -25,11 +25,19 @@ from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
-from airlib.parameterizations import Parameterization, adaptive_layers, affine, synthesis
+from airlib.parameterizations import (
+    Parameterization,
+    adaptive_layers,
+    affine,
+    domain_embedding,
+    domain_vector,
+    synthesis,
+)
 from airlib.profiles import Profile, load_profile
 from airlib.seeding import rng
+from airlib.studies.truth_gap import TruthGap, truth_gap
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import Judge, load_judge
+from airlib.tinyworld.judge import Judge, VitJudge, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import condition
 from airlib.tinyworld.training import WEIGHTS
@@ -37,6 +45,15 @@ from airlib.tinyworld.training import WEIGHTS
 TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
 METHODS = ("nada", "air")
 SOURCES = {"human": Domain("human", "adult", "photo"), "dog": Domain("dog", "adult", "photo")}
+PARAMETERIZATIONS = {
+    "synthesis": synthesis,
+    "affine": affine,
+    "domain_vector": domain_vector,
+    "domain_embedding": domain_embedding,
+}
+JUDGES = ("judge", "judge_vit")
+DRAWN_AT_ONCE = 50
+GAP_SAMPLES = 96  # latents of a truth gap
 PAIRED = 200  # latents whose true target is drawn for the paired distances
 
 
@@ -48,7 +65,7 @@ class World:
     source: str
     generator: StyleGAN2
     space: ClipSpace
-    judge: Judge
+    judges: tuple[Judge, VitJudge]
 
     def pair(self, name: str) -> Profile:
         """The pair called `name`, if it starts from this world's source."""
@@ -69,6 +86,19 @@ class World:
         """`z` mapped to w, with the profile's evaluation truncation."""
         return self.generator.map(self.z(n, purpose), self.profile.evaluation.truncation)
 
+    def draw(self, generator: StyleGAN2, n: int, purpose: str = "evaluation") -> Tensor:
+        """Images [n, 3, H, W] of `z` by this world's generator or an adapted copy of it.
+
+        Unlike `generator(world.sample(n))`, right also where the mapping network was adapted.
+        """
+        w = generator.map(self.z(n, purpose), self.profile.evaluation.truncation)
+        with torch.no_grad():
+            return torch.cat([generator(part) for part in w.split(DRAWN_AT_ONCE)])
+
+    def target_generator(self, pair: str) -> StyleGAN2:
+        """The world generator restricted to the pair's target domain, which it has seen."""
+        return _restricted(Domain.parse(self.pair(pair).target))
+
     def truth(self, pair: str, z: Tensor) -> Tensor:
         """The true target image of each latent [N, 3, H, W], drawn by the renderer."""
         return render(z, Domain.parse(self.pair(pair).target))
@@ -80,7 +110,16 @@ class World:
         images = self.truth(pair, self.z(numbers.references, "references"))
         truth = self.truth(pair, self.z(min(PAIRED, numbers.samples)))
         encoder = self.space.encoders[0]
-        return Reference.of(self.judge, encoder, images, self.sample(numbers.samples), truth)
+        return Reference.of(self.judges, encoder, images, truth)
+
+    def truth_gap(self, pair: str, images: Tensor) -> TruthGap:
+        """Directional loss of true targets, and of images [N, 3, H, W] of the first N of `z`."""
+        n = len(images)
+        numbers = self._numbers("nada", pair, {})
+        directions = self.objective("nada", pair, numbers, seed=0).directions
+        true = render(self.z(n), SOURCES[self.source]), self.truth(pair, self.z(n))
+        source = self.draw(self.generator, n)
+        return truth_gap(self.space, directions, (source, images), true, numbers["views"])
 
     # -- adaptation ----------------------------------------------------------------------------
     def adapt(
@@ -99,8 +138,10 @@ class World:
             seed=seed,
         )
         labels = {"profile": self.profile.name, "method": method, "pair": pair, "numbers": numbers}
+        inside = numbers["parameterization"] == "domain_embedding"
+        source = self.generator.with_mapping() if inside else self.generator
         return adapt(
-            self.generator, self.space, self.objective(method, pair, numbers, seed),
+            source, self.space, self.objective(method, pair, numbers, seed),
             self.parameterization(numbers["parameterization"], pair), config,
             directory, labels, on_step,
         )  # fmt: skip
@@ -120,14 +161,13 @@ class World:
         return AIR(self.space, *classes, config, templates, seed=seed)
 
     def parameterization(self, name: str, pair: str) -> Parameterization:
-        """synthesis, affine, or layersK (adaptive selection of K layers)."""
-        if name == "synthesis":
-            return synthesis()
-        if name == "affine":
-            return affine()
+        """One of `PARAMETERIZATIONS`, or layersK (adaptive selection of K layers)."""
+        if name in PARAMETERIZATIONS:
+            return PARAMETERIZATIONS[name]()
         if name.startswith("layers") and name[6:].isdigit():
             return adaptive_layers(int(name[6:]), self.space, self.pair(pair).target_class)
-        raise AirlibError(f"unknown parameterization {name!r}; choose synthesis, affine or layersK")
+        known = ", ".join(PARAMETERIZATIONS)
+        raise AirlibError(f"unknown parameterization {name!r}; choose from {known}, layersK")
 
     def _numbers(self, method: str, pair: str, options: dict) -> dict:
         if method not in METHODS:
@@ -156,8 +196,12 @@ def open_world(profile: str | Profile = "tiny", source: str = "human") -> World:
     if source not in SOURCES:
         raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
     encoders = [(ClipEncoder.tiny(), weight) for weight in numbers.world.clip_weights]
-    generator = world_generator().restrict(condition(torch.tensor([SOURCES[source].index]))[0])
-    return World(numbers, source, generator, ClipSpace(encoders), load_judge())
+    judges = tuple(load_judge(name) for name in JUDGES)
+    return World(numbers, source, _restricted(SOURCES[source]), ClipSpace(encoders), judges)
+
+
+def _restricted(domain: Domain) -> StyleGAN2:
+    return world_generator().restrict(condition(torch.tensor([domain.index]))[0])
 
 
 def world_generator(path: str | Path = WEIGHTS / "stylegan2.safetensors") -> StyleGAN2:

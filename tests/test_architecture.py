@@ -21,9 +21,10 @@ LAYERS = [
     {"airlib.evaluation", "airlib.editing"},
     {"airlib.studies"},
     {"airlib.tinyworld.training", "airlib.tinyworld.train_clip", "airlib.tinyworld.train_judge"}
-    | {"airlib.tinyworld.train_generator"},
+    | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"},
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.tinyworld.check"},
+    {"airlib.studies.settings"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
     {"airlib.publish"},

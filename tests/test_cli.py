@@ -108,7 +108,7 @@ def test_debug_shows_the_traceback(capsys, tmp_path):
 def test_unknown_network(capsys):
     code, errors = errors_of(capsys, "train-tiny", "gpt")
     assert code == 1
-    assert "gpt" in errors and "choose clip, judge or stylegan2" in errors
+    assert "gpt" in errors and "choose from clip, judge, judge_vit, stylegan2" in errors
 
 
 def test_version(airlib_command):

@@ -8,7 +8,14 @@ import torch
 from airlib.errors import AirlibError
 from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.studies.comparison import contrasts, p_text, path_coordinates, sentence, summary
+from airlib.studies.comparison import (
+    contrasts,
+    improvements,
+    p_text,
+    path_coordinates,
+    sentence,
+    summary,
+)
 
 
 def metrics(table, name="frechet"):
@@ -51,6 +58,16 @@ def test_more_diversity_and_less_distance_win():
     for name, better in (("diversity", "air"), ("frechet", "nada")):
         (row,) = contrasts(metrics(table, name), "air", "nada", [name], rng(0))
         assert row["better"] == better and (row["won"] == ["a"]) == (better == "air")
+
+
+def test_improvement_is_the_share_of_the_sources_distance_that_is_gone():
+    table = {("a", "source"): [8.0], ("a", "nada"): [3.0, 5.0], ("a", "air"): [2.0, 2.0]}
+    table |= {("b", "source"): [2.0], ("b", "nada"): [3.0, 3.0], ("b", "air"): [1.0, 1.0]}
+    table |= {("a", "truth"): [0.1], ("b", "truth"): [0.1]}
+    found = {row["method"]: row for row in improvements(metrics(table), ["frechet"])}
+    assert list(found) == ["nada", "air"]
+    assert found["nada"]["improved"] == ["a"] and found["nada"]["mean"] == (0.5 - 0.5) / 2
+    assert found["air"]["improved"] == ["a", "b"] and found["air"]["mean"] == (0.75 + 0.5) / 2
 
 
 def test_words_say_how_sure_the_numbers_are():

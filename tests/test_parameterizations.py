@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_networks import small_generator, small_space
 
-from airlib.adaptation import AdaptationConfig, adapt
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.nada import NADA
@@ -15,6 +15,8 @@ from airlib.parameterizations import (
     Parameterization,
     adaptive_layers,
     affine,
+    domain_embedding,
+    domain_vector,
     latent_scores,
     layers_of,
     synthesis,
@@ -86,6 +88,60 @@ def test_layers_not_chosen_any_more_stand_still():
         changed = {k for k, v in before.items() if not torch.equal(v, after[k])}
         assert changed and all(key.startswith(name) for key in changed)
     assert len(set(names[:-1])) > 1  # or nothing was left out
+
+
+# --- the domain vector and the domain embedding ---------------------------------------------------
+
+
+def test_the_domain_vector_of_a_1024_pixel_generator_has_6048_numbers():
+    """HyperDomainNet's count (Table 1 of the paper says 6 thousand)."""
+    with torch.device("meta"):
+        generator = StyleGAN2(StyleGAN2Config(resolution=1024))
+    assert sum(p.numel() for p in domain_vector().attach(generator).values()) == 6048
+
+
+def test_a_domain_vector_of_ones_changes_nothing_and_one_factor_for_all_is_demodulated_away():
+    source, latents = small_generator(), small_generator().sample_latents(3, rng(1))
+    adapted = source.copy_frozen()
+    trainable = domain_vector().attach(adapted)
+    assert torch.equal(adapted(latents), source(latents))
+    for parameter in trainable.values():
+        parameter.data *= 3
+    torch.testing.assert_close(adapted(latents), source(latents), rtol=1e-3, atol=1e-4)
+    for parameter in trainable.values():
+        parameter.data[0] = 0
+    assert not torch.allclose(adapted(latents), source(latents), atol=1e-2)
+
+
+def test_an_adapted_domain_vector_travels_alone(tmp_path):
+    source = small_generator()
+    config = AdaptationConfig(steps=2, learning_rate=0.05)
+    result = adapt(source, SPACE, NADA(SPACE, "human", "dog"), domain_vector(), config)
+    assert len(result.tensors) == 5 and all(name.endswith(".domain") for name in result.tensors)
+    again = Adaptation.load(result.save(tmp_path / "domain.safetensors")).apply(source)
+    latents = source.sample_latents(3, rng(1))
+    assert torch.equal(again(latents), result.apply(source)(latents))
+    assert not torch.equal(again(latents), source(latents))
+
+
+def test_a_generator_with_its_mapping_inside_is_the_same_function_of_z():
+    source = small_generator()
+    z = source.sample_z(3, rng(2))
+    assert torch.equal(source.with_mapping()(z), source(source.map(z)))
+    with pytest.raises(AirlibError, match="without truncation"):
+        source.with_mapping().sample_latents(2, rng(0), truncation=0.7)
+
+
+def test_the_domain_embedding_is_the_first_bias_of_the_mapping_and_reaches_the_images():
+    source = small_generator()
+    config = AdaptationConfig(steps=2, learning_rate=0.5)
+    result = adapt(
+        source.with_mapping(), SPACE, NADA(SPACE, "human", "dog"), domain_embedding(), config
+    )
+    assert list(result.tensors) == ["mapping.fc0.bias"]
+    z, adapted = source.sample_z(3, rng(2)), result.apply(source)
+    assert torch.equal(result.apply(source.with_mapping())(z), adapted(adapted.map(z)))
+    assert not torch.allclose(adapted(adapted.map(z)), source(source.map(z)), atol=1e-3)
 
 
 # --- which layer an entry of w+ stands for -------------------------------------------------------

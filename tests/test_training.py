@@ -145,5 +145,5 @@ def test_the_record_says_how_the_weights_were_made(tmp_path):
 
 
 def test_only_known_networks_are_trained():
-    with pytest.raises(AirlibError, match="choose clip, judge or stylegan2"):
+    with pytest.raises(AirlibError, match="choose from clip, judge, judge_vit, stylegan2"):
         training.make_task("gpt", seed=0, steps=None)

@@ -8,7 +8,7 @@ import torch
 from airlib import worlds
 from airlib.errors import AirlibError
 from airlib.profiles import load_profile
-from airlib.sweep import sweep
+from airlib.sweep import largest_difference, load_runs, save_runs, sweep
 from airlib.worlds import open_world, world_generator
 
 QUICK = {
@@ -79,14 +79,15 @@ def test_damaged_weights_are_named(tmp_path):
 def test_a_sweep_is_restartable_and_keeps_what_it_has(tmp_path):
     arguments = ("tiny", ["nada"], ["human-baby"], [0], tmp_path, QUICK, 1)
     first = sweep(*arguments)
-    assert [run.method for run in first] == ["source", "truth", "nada"]
+    assert [run.method for run in first] == ["source", "prior", "truth", "nada"]
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     again = sweep(*arguments)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
     assert [run.metrics for run in again] == [run.metrics for run in first]
-    truth = first[1]
+    source, prior, truth, _ = first
+    assert prior.value("paired_feature") < 0.7 * source.value("paired_feature")
     assert truth.value("paired_feature") == 0 and truth.value("paired_l1") == 0
-    assert first[2].adaptation().config["labels"]["pair"] == "human-baby"
+    assert first[3].adaptation().config["labels"]["pair"] == "human-baby"
 
 
 def test_a_sweep_with_other_numbers_is_run_again(tmp_path):
@@ -95,6 +96,51 @@ def test_a_sweep_with_other_numbers_is_run_again(tmp_path):
     before = json.loads(record.read_text())["inputs"]["method"]["steps"]
     sweep("tiny", ["nada"], ["human-baby"], [0], tmp_path, {**QUICK, "methods.nada.steps": 3}, 1)
     assert before == 2 and json.loads(record.read_text())["inputs"]["method"]["steps"] == 3
+
+
+def test_runs_of_another_machine_are_taken_over_while_they_fit(tmp_path):
+    arguments = ("tiny", ["nada"], ["human-baby"], [0])
+    first = sweep(*arguments, tmp_path / "there", QUICK, 1)
+    shipped = load_runs(save_runs(first, tmp_path / "runs.json", "airlib sweep"))
+    taken = sweep(*arguments, tmp_path / "here", QUICK, 1, known=shipped)
+    assert [run.metrics for run in taken] == [run.metrics for run in first]
+    assert not (tmp_path / "here").exists()  # nothing was run
+    changed = {**QUICK, "methods.nada.steps": 3}
+    again = sweep(*arguments, tmp_path / "here", changed, 1, known=shipped)
+    assert [p.stem for p in (tmp_path / "here").glob("*.json")] == ["human-baby-nada-0"]
+    assert again[0].metrics == first[0].metrics and again[3].metrics != first[3].metrics
+    assert largest_difference(first, shipped) == 0
+    entry = shipped["human-baby-nada-0"]["metrics"][0]
+    entry["value"] *= 0.8
+    assert largest_difference(first, shipped) == pytest.approx(0.25)
+    assert largest_difference(again[3:], shipped) is None  # other numbers, nothing to compare
+
+
+def test_the_shipped_runs_are_of_these_weights_and_numbers(tmp_path):
+    """Or notebook 03 would run everything again, and its published table would be of the past."""
+    pairs = [name for name, pair in load_profile("tiny").pairs.items() if pair.role == "table"]
+    assert len(pairs) >= 8
+    runs = sweep("tiny", ["nada", "air"], pairs, range(3), tmp_path, known=load_runs())
+    assert len(runs) == len(pairs) * (3 + 2 * 3) and not any(run.is_here for run in runs)
+
+
+def test_an_adaptation_of_the_mapping_is_drawn_through_it(world):
+    adaptation = world.adapt(
+        "nada", "human-baby", parameterization="domain_embedding", learning_rate=1.0
+    )
+    adapted = adaptation.apply(world.generator)
+    assert torch.equal(world.draw(world.generator, 6), world.generator(world.sample(6)))
+    assert not torch.allclose(world.draw(adapted, 6), world.draw(world.generator, 6), atol=0.01)
+    assert torch.equal(adapted(world.sample(6)), world.generator(world.sample(6)))  # the trap
+
+
+def test_the_truth_has_no_gap_to_itself_but_for_the_generator(world):
+    """Images that are the true targets, from a source that is nearly true."""
+    truth = world.truth("photo-sketch", world.z(40))
+    found = world.truth_gap("photo-sketch", truth)
+    untouched = world.truth_gap("photo-sketch", world.draw(world.generator, 40))
+    assert abs(found.gap) < 0.1 < untouched.reached - found.reached
+    assert found.truth == untouched.truth
 
 
 def test_a_sweep_refuses_unknown_names(tmp_path):

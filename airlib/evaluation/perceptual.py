@@ -87,6 +87,17 @@ def paired_l1(x: Tensor, y: Tensor) -> Tensor:
     return (x.clamp(-1, 1) - y.clamp(-1, 1)).abs().mean((1, 2, 3))
 
 
+def paired_edge_l1(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical pixel differences -> [N].
+
+    A colour that is wrong by the same amount everywhere costs nothing, a line that is missing does.
+    """
+    _check_same_shape(x, y)
+    error = x.clamp(-1, 1) - y.clamp(-1, 1)
+    edges = [error.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3)]
+    return (edges[0] + edges[1]) / 2
+
+
 def _check_same_shape(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape or x.ndim != 4:
         raise AirlibError(f"paired images must match: got {list(x.shape)} and {list(y.shape)}")

@@ -225,3 +225,22 @@ class StyleGAN2(nn.Module):
 
     def config_dict(self) -> dict:
         return asdict(self.config)
+
+    def with_mapping(self) -> "StyleGAN2":
+        """The same tensors as a generator whose latents are z, its mapping open to adaptation."""
+        whole = MappedStyleGAN2(self.config)
+        whole.load_state_dict(self.state_dict())
+        return whole.requires_grad_(False).eval()
+
+
+class MappedStyleGAN2(StyleGAN2):
+    """StyleGAN2 with its mapping network inside: latents are z [B, z_dim] (truncation 1)."""
+
+    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+        if truncation != 1.0:
+            raise AirlibError("a generator with its mapping inside is sampled without truncation")
+        return self.sample_z(n, rng)
+
+    def forward(self, latents: Tensor, noise: Noise = None) -> Tensor:
+        w = self.mapping(latents)
+        return self.synthesis(w[:, None].expand(-1, self.num_ws, -1), noise)

@@ -82,7 +82,11 @@ class ModulatedConv(nn.Module):
 
 
 class SynthesisLayer(ModulatedConv):
-    """Modulated 3x3 convolution (optionally 2x up), noise, bias, leaky ReLU."""
+    """Modulated 3x3 convolution (optionally 2x up), noise, bias, leaky ReLU.
+
+    `domain` [inputs], absent until an adaptation adds it, scales the styles before demodulation:
+    HyperDomainNet's domain modulation (section 3.1).
+    """
 
     def __init__(
         self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool, clamp: float | None
@@ -91,14 +95,27 @@ class SynthesisLayer(ModulatedConv):
         self.resolution, self.up, self.clamp = resolution, up, clamp
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_parameter("domain", None)
+
+    def add_domain(self) -> nn.Parameter:
+        """Give the layer a domain vector of ones, which changes nothing."""
+        self.domain = nn.Parameter(torch.ones_like(self.weight[0, :, 0, 0]))
+        return self.domain
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         styles = self.affine(w)
+        if self.domain is not None:
+            styles = styles * self.domain
         x = self.convolve(x, styles, self.up)
         x = x * self.demodulation(styles)[:, :, None, None].to(x.dtype)
         if noise is not None:
             x = x + (noise * self.noise_strength).to(x.dtype)
         return leaky_relu(x + self.bias[:, None, None].to(x.dtype), self.clamp)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if self.domain is None and f"{prefix}domain" in state_dict:
+            self.add_domain().requires_grad_(self.weight.requires_grad)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ToRGB(ModulatedConv):

@@ -92,6 +92,22 @@ def contrasts(
     return rows
 
 
+def improvements(metrics: Sequence[Metric], names: Sequence[str]) -> list[dict]:
+    """Per metric and method: the pairs on which it beats the untouched source, and by how much.
+
+    `mean` is the mean over pairs of 1 - value / source's value, values being means over seeds.
+    """
+    rows = []
+    for name in names:
+        table = summary(metrics, name)
+        for method in (m for m in table[0] if m not in ("pair", "source", "truth")):
+            shares = {row["pair"]: 1 - row[method].value / row["source"].value for row in table}
+            improved = [pair for pair, share in shares.items() if share > 0]
+            mean = sum(shares.values()) / len(shares)
+            rows.append({"metric": name, "method": method, "improved": improved, "mean": mean})
+    return sorted(rows, key=lambda row: row["method"], reverse=True)
+
+
 def sentence(row: dict, first: str, second: str, pairs: int) -> str:
     """A contrast in words, with the uncertainty in them."""
     sure = "" if row["p"] < 0.05 else ", which chance alone could do"

@@ -1,9 +1,12 @@
-"""Damage as generators make it, in known amounts: what the judge learns to see and is examined on.
+"""Damage as generators make it, in known amounts: what the judges learn to see and are examined on.
 
-Every function takes images [n, 3, H, W] in [-1, 1], severities [n] in (0, 1] and a generator, and
+Every kind takes images [n, 3, H, W] in [-1, 1], severities [n] in (0, 1] and a generator, and
 returns damaged images of the same shape. Severity 0.3 is visible at a second look, 1 at the first.
-`damage_randomly` applies a few of them and returns the severities as training targets.
+`damage_randomly` applies a few of them and returns the severities as training targets. `attack` is
+the damage that nobody sees but the network it is aimed at.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -158,3 +161,27 @@ def damage_randomly(images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tenso
         if len(rows):
             damaged[rows] = function(damaged[rows], severity[rows, column], rng)
     return damaged.clamp(-1, 1), severity
+
+
+def attack(
+    images: Tensor, loss: Callable[[Tensor], Tensor], max_radius: float, rng: torch.Generator
+) -> Tensor:
+    """`images` [n, 3, H, W] moved to raise `loss(images)`, each by at most a random L2 norm.
+
+    One gradient step from a random start (Wong et al. 2020, "Fast is better than free"). The norms
+    are uniform in [0, max_radius]. Nothing is clipped.
+    """
+    radius = max_radius * torch.rand(len(images), 1, 1, 1, generator=rng)
+    start = 0.5 * radius * _unit(torch.randn(images.shape, generator=rng))
+    moved = (images + start).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(moved), moved)
+    change = start + radius * _unit(gradient)
+    return images + _unit(change) * torch.minimum(_norm(change), radius)
+
+
+def _norm(images: Tensor) -> Tensor:
+    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def _unit(images: Tensor) -> Tensor:
+    return images / _norm(images).clamp_min(1e-12)

@@ -1,22 +1,54 @@
-"""The judge: a small conv net, unrelated to CLIP, whose features measure distances between images.
+"""The judges: two small networks, unrelated to CLIP, whose features measure distances of images.
 
-Methods are pulled by CLIP, so CLIP cannot be their only judge. This network was trained apart from
-it on renders of the tiny world, to read the domain (species, age, style), the latent (everything
-continuous: pose, light, colours, expression) and *how damaged* an image is. The last task is why it
-can judge: a network that never saw dots, blur or checkerboards takes them for a zombie's skin.
+Methods are pulled by CLIP, so CLIP cannot be their only judge. These two were trained apart from it
+on renders of the tiny world, to read the domain (species, age, style), the latent (everything
+continuous: pose, light, colours, expression) and *how damaged* an image is. The last task is why
+they can judge: a network that never saw dots, blur or checkerboards takes them for a zombie's skin.
 
-`Judge.features` feeds Frechet distances, `Judge.maps` perceptual ones. `train_judge.py` trains it
-and examines it before it is allowed to judge.
+`Judge` is a conv net and `VitJudge` a vision transformer; what fools one architecture need not fool
+the other. `features` feeds Frechet distances, `maps` perceptual ones. `train_judge.py` trains them,
+`exam.py` examines them before they are allowed to judge.
 """
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from airlib.errors import AirlibError
 from airlib.files import load_tensors
 
-WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class Reader(nn.Module):
+    """What the judges share: features are the last maps' mean, heads read them linearly.
+
+    Args:
+        outputs: head name -> number of outputs, e.g. {"species": 9, ..., "damage": 7}.
+        channels: number of features.
+    """
+
+    def __init__(self, outputs: dict[str, int], channels: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(channels, n) for name, n in outputs.items()})
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps from fine to coarse, [B, C, h, w] each.
+
+        `images` are [B, 3, H, W] in [-1, 1]; values outside are clipped, as in a saved picture.
+        """
+        raise NotImplementedError
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, F]: the last maps averaged over the image."""
+        return self.maps(images)[-1].mean((2, 3))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] -> head name -> [B, outputs]."""
+        features = self.features(images)
+        return {name: head(features) for name, head in self.heads.items()}
 
 
 def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -27,18 +59,18 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequ
     )
 
 
-class Judge(nn.Module):
-    """Four stages of 3x3 convolutions at 1/2, 1/4, 1/8, 1/8 of the resolution, and linear heads.
+class Judge(Reader):
+    """Four stages of 3x3 convolutions; maps at 1/2, 1/4, 1/8 and 1/8 of the resolution.
 
     Args:
-        outputs: head name -> number of outputs, e.g. {"species": 9, ..., "damage": 7}.
+        outputs: as of `Reader`.
         width: channels of the first stage; the others have 2x, 4x and 4x as many.
     """
 
     def __init__(self, outputs: dict[str, int], width: int = 32) -> None:
-        super().__init__()
-        self.config = {"outputs": dict(outputs), "width": width}
         c = width
+        super().__init__(outputs, 4 * c)
+        self.config = {"network": "judge", "outputs": dict(outputs), "width": width}
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(convolution(3, c, 2), convolution(c, c)),
@@ -47,13 +79,8 @@ class Judge(nn.Module):
                 convolution(4 * c, 4 * c),
             ]
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(4 * c, n) for name, n in outputs.items()})
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Feature maps after each stage, [B, C, h, w] with h = H/2, H/4, H/8, H/8.
-
-        `images` are [B, 3, H, W] in [-1, 1]; values outside are clipped, as in a saved picture.
-        """
         x = images.clamp(-1, 1)  # [B, 3, H, W]
         found = []
         for stage in self.stages:
@@ -61,30 +88,116 @@ class Judge(nn.Module):
             found.append(x)
         return found
 
-    def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, F]: the last maps averaged over the image, F = 4 * width."""
-        return self.maps(images)[-1].mean((2, 3))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> head name -> [B, outputs]."""
-        features = self.features(images)
-        return {name: head(features) for name, head in self.heads.items()}
+class Block(nn.Module):
+    """Pre-norm transformer block: every token looks at all others, then at itself.
 
-
-def load_judge(path: str | Path = WEIGHTS) -> Judge:
-    """The trained judge, frozen, in float32 and in evaluation mode.
-
-    Raises AirlibError if the weights are missing, damaged, or of another network.
+    Attention is written out because that trains faster here: PyTorch's fused kernel is slow in the
+    backward pass of short bfloat16 sequences on CPUs.
     """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T, width] -> the same shape."""
+        mixed = self.queries_keys_values(self.before_attention(tokens))
+        q, k, v = mixed.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, T, d]
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)
+        tokens = tokens + self.merge((weights @ v).transpose(1, 2).flatten(2))
+        return tokens + self.mlp(self.before_mlp(tokens))
+
+
+class VitJudge(Reader):
+    """A vision transformer on 8x8 patches; maps after each block, all at 1/8 of the resolution.
+
+    Args:
+        outputs: as of `Reader`.
+        width: numbers per token; also the number of features.
+        depth: blocks.
+        heads: attention heads per block.
+        size: height and width of the images.
+
+    Raises AirlibError if heads do not divide the width, or patches the size.
+    """
+
+    patch = 8
+
+    def __init__(
+        self,
+        outputs: dict[str, int],
+        width: int = 96,
+        depth: int = 4,
+        heads: int = 4,
+        size: int = 64,
+    ) -> None:
+        super().__init__(outputs, width)
+        if width % heads or size % self.patch:
+            raise AirlibError(
+                f"no such judge: {heads} heads must divide width {width}, {self.patch} size {size}"
+            )
+        self.config = {"network": "judge_vit", "outputs": dict(outputs), "width": width}
+        self.config |= {"depth": depth, "heads": heads, "size": size}
+        self.side = size // self.patch  # tokens per row
+        self.embed = nn.Linear(3 * self.patch**2, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.side**2, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As of `Reader`, the last one normalised. Raises AirlibError for another image size."""
+        if images.shape[2:] != (self.side * self.patch,) * 2:
+            raise AirlibError(
+                f"this judge sees images of {self.side * self.patch} px a side, "
+                f"got {list(images.shape)}; resize them"
+            )
+        patches = F.pixel_unshuffle(images.clamp(-1, 1), self.patch)  # [B, 3 * 8 * 8, h, w]
+        tokens = self.embed(patches.flatten(2).transpose(1, 2)) + self.positions
+        found = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            found.append(tokens)
+        found[-1] = self.norm(tokens)
+        return [tokens.transpose(1, 2).unflatten(2, (self.side, -1)) for tokens in found]
+
+
+NETWORKS = {"judge": Judge, "judge_vit": VitJudge}
+
+# What building a network from another file's configuration and tensors may raise.
+_FOREIGN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def load_judge(source: str | Path = "judge") -> Judge | VitJudge:
+    """A trained judge, frozen, in float32 and in evaluation mode.
+
+    source: the name of a shipped judge, or the path of a weights file. Raises AirlibError if the
+    weights are missing, damaged, or of another network.
+    """
+    path = WEIGHTS / f"{source}.safetensors" if source in NETWORKS else Path(source)
     tensors, config = load_tensors(path)
     try:
-        judge = Judge(config["outputs"], config["width"])
+        # The first files did not name their network; they are conv nets.
+        network = NETWORKS[config.pop("network", "judge")]
+        judge = network(**config)
         missing, unexpected = judge.load_state_dict(
             {name: tensor.float() for name, tensor in tensors.items()}, strict=False
         )
-    except (KeyError, RuntimeError) as error:
-        raise AirlibError(f"{path} does not hold a judge; run `airlib train-tiny judge`") from error
+    except _FOREIGN as error:
+        raise _no_judge(path) from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise AirlibError(f"{path} does not hold a judge; run `airlib train-tiny judge`")
+        raise _no_judge(path)
     return judge.eval().requires_grad_(False)
+
+
+def _no_judge(path: Path) -> AirlibError:
+    return AirlibError(
+        f"{path} does not hold a judge; run `airlib train-tiny judge` (or judge_vit)"
+    )

@@ -18,10 +18,13 @@ from torch.nn import functional as F
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.clip_space.preprocessing import ClipPreprocess
 from airlib.seeding import rng as stream
-from airlib.tinyworld.attributes import attributes_from_latent
+from airlib.tinyworld.artefacts import attack
+from airlib.tinyworld.attributes import LATENT_DIM, attributes_from_latent
 from airlib.tinyworld.captions import captions
 from airlib.tinyworld.domains import SPECIES, STYLES
+from airlib.tinyworld.held_out import HELD_OUT, is_held_out
 from airlib.tinyworld.pool import Pool, load_pool
+from airlib.tinyworld.renderer import render
 from airlib.tinyworld.tiny_clip import build_model, load_tokenizer, model_config
 
 BATCH = 192
@@ -30,6 +33,7 @@ MAX_LOGIT_SCALE = 50.0
 MAX_PERTURBATION = 6.0
 """Largest L2 norm of the adversarial step on a [-1, 1] image (3 where images span [0, 1])."""
 
+HELD_OUT_RENDERS = 50  # per domain
 AGE_PROMPTS = ("a person", "a baby", "an old person")
 """Zero-shot prompts of the ages, in the order of `domains.AGES`; examined on humans only."""
 
@@ -54,7 +58,8 @@ class ClipTask:
             [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
             betas=(0.9, 0.98),
         )
-        self.pool = load_pool(POOL_SIZE, seed, "train")
+        pool = load_pool(POOL_SIZE, seed, "train")
+        self.pool = Pool(*(tensor[~is_held_out(pool.domains)] for tensor in pool))
 
     def learning_rate(self, progress: float) -> float:
         """Linear warm-up over the first 5 %, then a cosine down to 2 % of 0.002."""
@@ -91,28 +96,28 @@ class ClipTask:
     ) -> Tensor:
         """`images` [n, 3, H, W] moved to raise their own loss, by at most a random L2 norm.
 
-        One gradient step from a random start (Wong et al. 2020, "Fast is better than free"). The
-        network is asked as it will be used later, with its running statistics. `same` [n, B] says
-        which of the captions are an image's own.
+        The network is asked as it will be used later, with its running statistics. `same` [n, B]
+        says which of the captions are an image's own.
         """
-        n = len(images)
-        radius = MAX_PERTURBATION * torch.rand(n, 1, 1, 1, generator=rng)
-        start = 0.5 * radius * _unit(torch.randn(images.shape, generator=rng))
-        moved = (images + start).requires_grad_(True)
-        self.model.eval()
-        logits = self.model.logit_scale.exp().detach() * self.embed_images(moved) @ text_features.T
-        self.model.train()
         repeats = same & ~torch.eye(*same.shape, dtype=torch.bool)
-        loss = F.cross_entropy(logits.masked_fill(repeats, -torch.inf), torch.arange(n))
-        (gradient,) = torch.autograd.grad(loss, moved)
-        change = start + radius * _unit(gradient)
-        return images + _unit(change) * torch.minimum(_norm(change), radius)
+        scale = self.model.logit_scale.exp().detach()
+
+        def loss(moved: Tensor) -> Tensor:
+            logits = scale * self.embed_images(moved) @ text_features.T
+            return F.cross_entropy(
+                logits.masked_fill(repeats, -torch.inf), torch.arange(len(images))
+            )
+
+        self.model.eval()
+        attacked = attack(images, loss, MAX_PERTURBATION, rng)
+        self.model.train()
+        return attacked
 
     def after_step(self, step: int) -> None:
         """Nothing to keep up to date: no running average of the weights."""
 
     def evaluate(self) -> dict[str, float]:
-        """Zero-shot accuracies on 1,000 renders of the test split."""
+        """Zero-shot accuracies on renders of the test split."""
         encoder = ClipEncoder(copy.deepcopy(self.model), self.tokenizer, "tiny")
         return zero_shot_accuracies(encoder, load_pool(1000, self.seed, "test"))
 
@@ -121,12 +126,26 @@ class ClipTask:
         return self.model.state_dict(), {"model": self.config}
 
 
-@torch.no_grad()
 def zero_shot_accuracies(encoder: ClipEncoder, pool: Pool) -> dict[str, float]:
-    """How often the nearest text names the species, style and (for humans) age of a render."""
-    batches = torch.arange(len(pool.images)).split(200)
-    features = torch.cat([encoder.embed_images(pool.pictures(rows)) for rows in batches])
-    species, age, style = pool.domains.unbind(1)
+    """How often the nearest text names the species, style and (for humans) age of a render.
+
+    Held-out combinations of the three are reported apart, on renders of their own.
+    """
+    taught = ~is_held_out(pool.domains)
+    domains = torch.tensor([domain.index for domain in HELD_OUT]).repeat(HELD_OUT_RENDERS, 1)
+    z = torch.randn(len(domains), LATENT_DIM, generator=stream(0, "held-out renders"))
+    return {
+        **_accuracies(encoder, pool.pictures(taught), pool.domains[taught], "clip_zero_shot"),
+        **_accuracies(encoder, render(z, domains), domains, "clip_held_out"),
+    }
+
+
+@torch.no_grad()
+def _accuracies(
+    encoder: ClipEncoder, images: Tensor, domains: Tensor, prefix: str
+) -> dict[str, float]:
+    features = torch.cat([encoder.embed_images(batch) for batch in images.split(200)])
+    species, age, style = domains.unbind(1)
     human = species == SPECIES.index("human")
 
     def accuracy(chosen: Tensor, prompts: list[str], labels: Tensor) -> float:
@@ -134,9 +153,9 @@ def zero_shot_accuracies(encoder: ClipEncoder, pool: Pool) -> dict[str, float]:
         return (nearest == labels).float().mean().item()
 
     return {
-        "clip_zero_shot_species": accuracy(features, [f"a {name}" for name in SPECIES], species),
-        "clip_zero_shot_style": accuracy(features, [f"a {name}" for name in STYLES], style),
-        "clip_zero_shot_age": accuracy(features[human], list(AGE_PROMPTS), age[human]),
+        f"{prefix}_species": accuracy(features, [f"a {name}" for name in SPECIES], species),
+        f"{prefix}_style": accuracy(features, [f"a {name}" for name in STYLES], style),
+        f"{prefix}_age": accuracy(features[human], list(AGE_PROMPTS), age[human]),
     }
 
 
@@ -227,11 +246,3 @@ def _random_boxes(n: int, size: int, uniform: partial) -> Tensor:
     position = torch.arange(size)
     inside = (position >= corners[..., None]) & (position < (corners + sides)[..., None])
     return (inside[:, 0, None, :, None] & inside[:, 1, None, None, :]).float()
-
-
-def _norm(images: Tensor) -> Tensor:
-    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-
-
-def _unit(images: Tensor) -> Tensor:
-    return images / _norm(images).clamp_min(1e-12)

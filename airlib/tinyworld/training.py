@@ -8,6 +8,7 @@ versions.
 """
 
 import hashlib
+import importlib
 import platform
 import time
 from pathlib import Path
@@ -145,17 +146,22 @@ def weights_fingerprint(directory: Path = WEIGHTS) -> str:
     return digest.hexdigest()[:16]
 
 
+TASKS = {  # name -> module and class; imported when asked for
+    "clip": ("train_clip", "ClipTask"),
+    "judge": ("train_judge", "JudgeTask"),
+    "judge_vit": ("train_judge", "VitJudgeTask"),
+    "stylegan2": ("train_generator", "GeneratorTask"),
+    "stylegan2_narrow": ("train_generator", "NarrowGeneratorTask"),
+}
+
+
 def make_task(name: str, seed: int, steps: int | None) -> Task:
     """The task called `name` with its own number of steps, or `steps` of them."""
-    if name == "clip":
-        from airlib.tinyworld.train_clip import ClipTask as TaskOf
-    elif name == "judge":
-        from airlib.tinyworld.train_judge import JudgeTask as TaskOf
-    elif name == "stylegan2":
-        from airlib.tinyworld.train_generator import GeneratorTask as TaskOf
-    else:
-        raise AirlibError(f"nothing called {name!r} is trained; choose clip, judge or stylegan2")
-    return TaskOf(seed=seed, steps=steps) if steps else TaskOf(seed=seed)
+    if name not in TASKS:
+        raise AirlibError(f"nothing called {name!r} is trained; choose from {', '.join(TASKS)}")
+    module, task = TASKS[name]
+    task_of = getattr(importlib.import_module(f"airlib.tinyworld.{module}"), task)
+    return task_of(seed=seed, steps=steps) if steps else task_of(seed=seed)
 
 
 def train_tiny(
