@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="leave out exam and truth gap")
     swept = add("sweep", _sweep, "adapt and score every table pair with every method and seed")
     swept.add_argument("--profile", default="tiny", help="tiny (default) or paper")
-    swept.add_argument("--seeds", type=_count, default=3, help="seeds 0, 1, ... (default: 3)")
+    swept.add_argument("--seeds", type=_count, default=5, help="seeds 0, 1, ... (default: 5)")
     _add_runs(swept, Path("runs/sweep"))
     chosen = add("choose-settings", _choose_settings, "repeat the sweep over development pairs")
     _add_runs(chosen, Path("runs/settings"))

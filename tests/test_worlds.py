@@ -120,8 +120,8 @@ def test_the_shipped_runs_are_of_these_weights_and_numbers(tmp_path):
     """Or notebook 03 would run everything again, and its published table would be of the past."""
     pairs = [name for name, pair in load_profile("tiny").pairs.items() if pair.role == "table"]
     assert len(pairs) >= 8
-    runs = sweep("tiny", ["nada", "air"], pairs, range(3), tmp_path, known=load_runs())
-    assert len(runs) == len(pairs) * (3 + 2 * 3) and not any(run.is_here for run in runs)
+    runs = sweep("tiny", ["nada", "air"], pairs, range(5), tmp_path, known=load_runs())
+    assert len(runs) == len(pairs) * (3 + 2 * 5) and not any(run.is_here for run in runs)
 
 
 def test_an_adaptation_of_the_mapping_is_drawn_through_it(world):
