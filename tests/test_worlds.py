@@ -25,7 +25,9 @@ def world():
 
 
 def test_the_same_latents_for_every_method(world):
-    assert torch.equal(world.sample(5), world.sample(20)[:5])
+    assert torch.equal(world.z(5), world.z(20)[:5])
+    # A matrix product of 5 rows and one of 20 may round differently.
+    torch.testing.assert_close(world.sample(5), world.sample(20)[:5], rtol=1e-4, atol=1e-5)
     assert not torch.equal(world.z(5), world.z(5, "references"))
 
 
