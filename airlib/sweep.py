@@ -26,7 +26,7 @@ from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
 from airlib.evaluation.protocol import evaluate
 from airlib.files import write_json
-from airlib.profiles import Profile, load_profile
+from airlib.profiles import Profile, load_profile, pairs_of_role
 from airlib.progress import track
 from airlib.results import Metric
 from airlib.tinyworld.training import weights_fingerprint
@@ -98,7 +98,7 @@ def sweep(
 
 def sweep_table(profile: str, seeds: int, directory: Path, workers: int) -> Path:
     """NADA and AIR on every pair of role "table"; returns the file of `save_runs`."""
-    pairs = [name for name, pair in load_profile(profile).pairs.items() if pair.role == "table"]
+    pairs = pairs_of_role(load_profile(profile), "table")
     runs = sweep(profile, ["nada", "air"], pairs, range(seeds), directory, workers=workers)
     command = f"airlib sweep --profile {profile} --seeds {seeds}"
     return save_runs(runs, directory / "runs.json", command)

@@ -36,22 +36,22 @@ from airlib.parameterizations import (
 from airlib.profiles import Profile, load_profile
 from airlib.seeding import rng
 from airlib.studies.truth_gap import TruthGap, truth_gap
+from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import condition
 from airlib.tinyworld.training import WEIGHTS
 
 TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
 METHODS = ("nada", "air")
-SOURCES = {"human": Domain("human", "adult", "photo"), "dog": Domain("dog", "adult", "photo")}
+SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
 PARAMETERIZATIONS = {
     "synthesis": synthesis,
     "affine": affine,
     "domain_vector": domain_vector,
     "domain_embedding": domain_embedding,
 }
-JUDGES = ("judge", "judge_vit")
 DRAWN_AT_ONCE = 50
 GAP_SAMPLES = 96  # latents of a truth gap
 PAIRED = 200  # latents whose true target is drawn for the paired distances
@@ -196,7 +196,7 @@ def open_world(profile: str | Profile = "tiny", source: str = "human") -> World:
     if source not in SOURCES:
         raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
     encoders = [(ClipEncoder.tiny(), weight) for weight in numbers.world.clip_weights]
-    judges = tuple(load_judge(name) for name in JUDGES)
+    judges = tuple(load_judge(name) for name in NETWORKS)
     return World(numbers, source, _restricted(SOURCES[source]), ClipSpace(encoders), judges)
 
 

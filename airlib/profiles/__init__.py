@@ -87,6 +87,11 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profi
     return Profile(name, values)
 
 
+def pairs_of_role(profile: Profile, role: str) -> list[str]:
+    """Names of the pairs that are "development" (numbers were chosen on them) or "table"."""
+    return [name for name, pair in profile.pairs.items() if pair.role == role]
+
+
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     *tables, last = key.split(".")
     path = ""

@@ -5,7 +5,7 @@ with seeds that no result table uses. What counts is the distance to the true ta
 latent. The record says what was tried, what may move at which learning rate, and what the
 alternatives to the frozen settings would have given.
 
-    airlib choose-settings --out runs/settings       # about a quarter of an hour on two cores
+    airlib choose-settings --out runs/settings
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from airlib.errors import AirlibError
 from airlib.files import write_json
-from airlib.profiles import load_profile
+from airlib.profiles import load_profile, pairs_of_role
 from airlib.sweep import Run, sweep
 
 SEEDS = (100,)  # the tables use 0, 1, 2, ...
@@ -97,8 +97,7 @@ def _rows(runs: Sequence[Run], group: str, candidate: str) -> list[dict]:
 
 def development_pairs() -> list[str]:
     """Names of the pairs on which numbers may be chosen."""
-    pairs = load_profile("tiny").pairs
-    return [name for name, pair in pairs.items() if pair.role == "development"]
+    return pairs_of_role(load_profile("tiny"), "development")
 
 
 def save_settings(rows: list[dict], path: str | Path) -> Path:

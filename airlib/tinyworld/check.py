@@ -17,11 +17,13 @@ from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.generators.stylegan2 import StyleGAN2
+from airlib.profiles import pairs_of_role
 from airlib.progress import track
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.exam import examine
+from airlib.tinyworld.judge import NETWORKS as JUDGE_NETWORKS
 from airlib.tinyworld.judge import Judge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
@@ -31,7 +33,7 @@ from airlib.tinyworld.train_judge import accuracies
 from airlib.tinyworld.training import WEIGHTS
 from airlib.worlds import GAP_SAMPLES, SOURCES, open_world, world_generator
 
-JUDGES = ("judge", "judge_vit")
+JUDGES = tuple(JUDGE_NETWORKS)
 NETWORKS = ("clip", *JUDGES, "stylegan2")
 
 TOLERANCE = 0.03
@@ -97,13 +99,12 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
 def mean_truth_gap() -> float:
     """How far NADA walks past the truth (`studies.truth_gap`), mean over the table's pairs."""
     worlds = {source: open_world("tiny", source) for source in SOURCES}
-    pairs = worlds["human"].profile.pairs
+    profile = worlds["human"].profile
     gaps = []
-    for name, pair in track(pairs.items(), "truth gap"):
-        if pair.role == "table":
-            world = worlds[pair.source]
-            adapted = world.adapt("nada", name).apply(world.generator)
-            gaps.append(world.truth_gap(name, world.draw(adapted, GAP_SAMPLES)).gap)
+    for name in track(pairs_of_role(profile, "table"), "truth gap"):
+        world = worlds[profile.pairs[name].source]
+        adapted = world.adapt("nada", name).apply(world.generator)
+        gaps.append(world.truth_gap(name, world.draw(adapted, GAP_SAMPLES)).gap)
     return sum(gaps) / len(gaps)
 
 

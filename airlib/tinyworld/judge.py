@@ -10,6 +10,7 @@ the other. `features` feeds Frechet distances, `maps` perceptual ones. `train_ju
 `exam.py` examines them before they are allowed to judge.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from airlib.files import load_tensors
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-class Reader(nn.Module):
+class Reader(nn.Module, ABC):
     """What the judges share: features are the last maps' mean, heads read them linearly.
 
     Args:
@@ -34,12 +35,12 @@ class Reader(nn.Module):
         super().__init__()
         self.heads = nn.ModuleDict({name: nn.Linear(channels, n) for name, n in outputs.items()})
 
+    @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:
         """Feature maps from fine to coarse, [B, C, h, w] each.
 
         `images` are [B, 3, H, W] in [-1, 1]; values outside are clipped, as in a saved picture.
         """
-        raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, F]: the last maps averaged over the image."""

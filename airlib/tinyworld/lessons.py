@@ -63,7 +63,7 @@ def _facts(z: Tensor, domains: Tensor) -> Tensor:
 
 
 def _split(attributes: Attributes, n: int) -> list[Attributes]:
-    return [attributes[slice(start, start + n)] for start in range(0, len(attributes), n)]
+    return [attributes[start : start + n] for start in range(0, len(attributes), n)]
 
 
 def _columns(rows: Rows) -> list[Tensor]:

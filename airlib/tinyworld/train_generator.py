@@ -25,7 +25,7 @@ from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, STYLES, Domain
 from airlib.tinyworld.lessons import Lessons
-from airlib.tinyworld.pool import load_pool, sample_domains
+from airlib.tinyworld.pool import FIXED_SHARES, load_pool, sample_domains
 from airlib.tinyworld.renderer import render
 
 CONFIG = StyleGAN2Config(
@@ -35,7 +35,7 @@ CONFIG = StyleGAN2Config(
 LESSON_SHARE = 0.25  # of the steps, for the mapping network alone
 LESSON_BATCH = 512
 COARSE_SHARE = 0.3  # of the remaining steps, at half resolution
-SOURCES = (Domain("human"), Domain("dog"))  # what experiments start from; counted twice
+SOURCES = tuple(FIXED_SHARES)  # what experiments start from; counted twice
 
 
 def condition(domains: Tensor) -> Tensor:
