@@ -1,4 +1,5 @@
-"""The command line: reproduce, publish, sweep, train-tiny, check-tiny, choose-settings, doctor.
+"""The command line: reproduce, publish, sweep, train-tiny, check-tiny, choose-settings, fetch,
+import, doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -98,11 +99,40 @@ def _choose_settings(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _fetch(options: argparse.Namespace) -> int:
+    from airlib import assets
+    from airlib.manifests import listing, select
+
+    if options.list:
+        print("\n".join(listing(options.only)))
+        return SUCCESS
+    if not select(options.profile, options.only):
+        print("airlib: the weights of this profile are in the package", file=sys.stderr)
+    code = SUCCESS
+    for finding in assets.fetch(options.profile, options.only):
+        name = f"{finding.asset.name}/{finding.file.file}"
+        if finding.state == assets.PRESENT:
+            print(f"{name}: {finding.text}", flush=True)
+        else:
+            code = _fail(f"{name}: {finding.text}", FAILURE)
+    return code
+
+
+def _import(options: argparse.Namespace) -> int:
+    from airlib.checkpoints.importing import describe, import_file
+
+    path = import_file(options.file, options.out, options.force)
+    for name, value in describe(path).items():
+        print(f"{name}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+    print(f"file: {path}")
+    return SUCCESS
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from airlib.doctor import examine
     from airlib.reproduce import find_notebooks
 
-    found, problems = examine(options.out)
+    found, problems = examine(options.out, options.profile)
     try:
         found["notebooks"] = ", ".join(path.stem for path in find_notebooks(options.notebooks))
     except AirlibError as error:
@@ -149,7 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(swept, Path("runs/sweep"))
     chosen = add("choose-settings", _choose_settings, "repeat the sweep over development pairs")
     _add_runs(chosen, Path("runs/settings"))
-    _add_places(add("doctor", _doctor, "say whether this machine can run airlib"))
+    _add_fetch(add("fetch", _fetch, "download and verify published weights and data"))
+    _add_import(add("import", _import, "say what a weight file is and convert it to safetensors"))
+    doctor = add("doctor", _doctor, "say whether this machine can run airlib")
+    doctor.add_argument("--profile", default="tiny", help="tiny (default) or paper")
+    _add_places(doctor)
     return parser
 
 
@@ -177,6 +211,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("runs/train-tiny"), metavar="DIR",
         help="checkpoints, weights and record (default: runs/train-tiny)",
     )  # fmt: skip
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help=".pkl, .pt or CLIP archive")
+    parser.add_argument(
+        "--out", type=Path, default=None, metavar="FILE", help="default: FILE.safetensors"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(after_interrupt="the same command continues the download")
+    parser.add_argument("--profile", default="paper", help="paper (default); tiny needs nothing")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="an asset or a group such as generators; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="list all assets, fetch nothing")
 
 
 def _add_runs(parser: argparse.ArgumentParser, out: Path) -> None:

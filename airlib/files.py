@@ -55,11 +55,11 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 def save_tensors(path: str | Path, tensors: dict[str, "torch.Tensor"], config: dict) -> Path:
     """Write `tensors` as safetensors with `config` (JSON-able) in the header."""
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(contiguous, metadata={"config": json.dumps(config, allow_nan=False)})
-    return write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    header = {"config": json.dumps(config, allow_nan=False)}
+    return write_atomically(path, lambda temporary: save_file(contiguous, temporary, header))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:

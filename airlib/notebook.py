@@ -26,10 +26,13 @@ DEFAULT_OUT = "runs"
 
 
 class Session:
-    """One run of one notebook: its numbers (`profile`), its results (`record`), its `seed`."""
+    """One run of one notebook: its numbers (`profile`), its results (`record`), its `seed`.
 
-    def __init__(self, profile: Profile, record: Record, seed: int, dry_run: bool) -> None:
-        self.profile, self.record, self.seed, self.dry_run = profile, record, seed, dry_run
+    `overrides` are the changes that `profile` was made with, those of a dry run included.
+    """
+
+    def __init__(self, profile: Profile, record: Record, seed: int, overrides: dict) -> None:
+        self.profile, self.record, self.seed, self.overrides = profile, record, seed, overrides
 
     def show(self, figure: "Figure", name: str, alt: str, title: str = "") -> None:
         """Save `figure` as `<name>.png`, record it, and display a small version of it.
@@ -75,13 +78,14 @@ def setup(
         raise AirlibError(f"seed must be a whole number >= 0, not {seed!r}")
     if not isinstance(dry_run, bool):
         raise AirlibError(f"dry_run must be True or False, not {dry_run!r}")
-    numbers = load_profile(profile, overrides)
+    numbers = load_profile(profile, overrides, dry_run)
+    changed = {**(numbers.dry_run if dry_run else {}), **(overrides or {})}
     directory = run_directory(out_dir, profile, notebook)
     parameters = {"overrides": dict(overrides or {}), "dry_run": dry_run}
     record = Record(directory, notebook, profile, parameters, seed)
     print(" · ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"notebook {notebook} · profile {profile} · seed {seed}" + " · dry run" * dry_run)
-    return Session(numbers, record, seed, dry_run)
+    return Session(numbers, record, seed, changed)
 
 
 def run_directory(out_dir: str | Path, profile: str, notebook: str) -> Path:

@@ -17,6 +17,7 @@ from airlib.files import write_text
 from airlib.results import FILE_NAME, load_results
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+RUN_COLUMNS = ("notebook", "profile", "seed", "seconds", "peak_gigabytes", "device")
 METRIC_COLUMNS = ("metric", "pair", "method", "value", "95 % interval", "n", "seed", "protocol")
 
 STYLE = """
@@ -56,11 +57,8 @@ def _page(runs: list[tuple[Path, dict[str, Any]]]) -> str:
     sections = "\n".join(_section(directory, run) for directory, run in runs)
     summary = _table(
         "Runs",
-        ("notebook", "profile", "seed", "seconds", "device"),
-        [
-            [run[key] for key in ("notebook", "profile", "seed", "seconds", "device")]
-            for _, run in runs
-        ],
+        RUN_COLUMNS,
+        [[run[key] for key in RUN_COLUMNS] for _, run in runs],
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -103,7 +101,7 @@ def _section(directory: Path, run: dict[str, Any]) -> str:
             _table("Metrics", METRIC_COLUMNS, [_metric_row(row) for row in run["metrics"]])
         )
     parts.append("<h3>How it was run</h3>")
-    facts = {key: run[key] for key in ("profile", "seed", "device", "seconds")}
+    facts = {key: run[key] for key in RUN_COLUMNS[1:]}
     facts |= run["versions"]
     facts |= {f"parameter {key}": value for key, value in run["parameters"].items()}
     rows = [(key, _text(value)) for key, value in facts.items()]

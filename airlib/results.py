@@ -30,6 +30,7 @@ KEYS = {  # what results.json holds, and the JSON type of each entry
     "versions": dict,
     "device": str,
     "seconds": float,
+    "peak_gigabytes": float,
     "metrics": list,
     "figures": list,
     "tables": list,
@@ -131,6 +132,7 @@ class Record:
             "versions": versions(),
             "device": _device(),
             "seconds": round(time.monotonic() - self._started, 1),
+            "peak_gigabytes": round(_peak_memory() / 1e9, 2),
             "metrics": [asdict(metric) for metric in self.metrics],
             "figures": list(self._figures.values()),
             "tables": self._tables,
@@ -187,6 +189,20 @@ def versions() -> dict[str, str]:
 def _device() -> str:
     torch = sys.modules.get("torch")  # a notebook that never imported it ran on the CPU
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"
+
+
+def _peak_memory() -> int:
+    """The most memory in bytes that the GPU, or else the largest process of this run, has held."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    largest = max(resource.getrusage(who).ru_maxrss for who in whose)
+    return largest * (1 if sys.platform == "darwin" else 1024)
 
 
 def _plain(value: Any, where: str) -> Any:

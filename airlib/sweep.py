@@ -6,9 +6,8 @@ processes.
     runs[0].adaptation()                  # reloads the adapted generator
 
 Each run leaves PAIR-METHOD-SEED.safetensors (the adaptation) and, last, PAIR-METHOD-SEED.json (its
-metrics); a run whose JSON matches the profile's numbers is not repeated. Methods "source", "prior"
-and "truth" are reference rows: the untouched source generator, the world generator told to draw the
-target domain (what perfect adaptation of these weights would give), and the true target images.
+metrics); a run whose JSON matches the profile's numbers is not repeated. A method may also be a
+reference row of the world (`World.row`): "source" is the untouched generator.
 """
 
 import json
@@ -20,19 +19,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import evaluate
 from airlib.files import write_json
 from airlib.profiles import Profile, load_profile, pairs_of_role
 from airlib.progress import track
 from airlib.results import Metric
 from airlib.tinyworld.training import weights_fingerprint
-from airlib.worlds import GAP_SAMPLES, METHODS, World, open_world
+from airlib.worlds import METHODS, WORLDS, World, open_world
 
-REFERENCE_ROWS = ("source", "prior", "truth")
 SHIPPED = Path(__file__).parent / "profiles" / "tiny_runs.json"
 
 
@@ -67,9 +63,10 @@ class Run:
 def sweep(
     profile: str, methods: Sequence[str], pairs: Sequence[str], seeds: Sequence[int],
     directory: str | Path, overrides: dict | None = None, workers: int = 2,
-    rows: Sequence[str] = REFERENCE_ROWS, known: dict | None = None,
+    rows: Sequence[str] | None = None, known: dict | None = None,
 ) -> list[Run]:  # fmt: skip
-    """Run and score everything that is not on disk yet, and the reference `rows` of every pair.
+    """Run and score everything that is not on disk yet, and the reference `rows` of every pair
+    (default: those of the profile's world).
 
     known: finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the
     same; only their metrics exist, not their adaptations.
@@ -83,6 +80,7 @@ def sweep(
         if pair not in numbers.pairs:
             raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
     directory, known = Path(directory), known or {}
+    rows = WORLDS[profile].reference_rows if rows is None else rows
     todo = [Run(pair, row, 0, directory) for pair in pairs for row in rows]
     todo += [Run(p, m, s, directory) for p in pairs for s in seeds for m in methods]
     done = {}
@@ -186,35 +184,20 @@ def _inputs(run: Run, numbers: Profile) -> dict:
     inputs = {
         "pair": numbers.pairs[run.pair].as_dict(), "method": method,
         "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
-        "weights": weights_fingerprint(),
+        "networks": numbers.networks.as_dict(), "weights": weights_fingerprint(),
     }  # fmt: skip
     return json.loads(json.dumps(inputs))
 
 
 def _score(run: Run, world: World) -> list[Metric]:
-    images = _images(run, world)
-    metrics = evaluate(images, world.reference(run.pair), run.pair, run.method, run.seed)
     if run.method in METHODS:
-        found = world.truth_gap(run.pair, images[:GAP_SAMPLES])
-        protocol = f"directional loss of the true targets minus reached, {GAP_SAMPLES} latents"
-        owner = (run.pair, run.method, run.seed)
-        metrics.append(Metric("clip_truth_gap", found.gap, GAP_SAMPLES, None, protocol, *owner))
-    return metrics
-
-
-def _images(run: Run, world: World) -> Tensor:
-    n = world.profile.evaluation.samples
-    if run.method == "truth":
-        # The latents' own true targets: paired distances are 0 by definition, the Frechet distance
-        # is its floor.
-        return world.truth(run.pair, world.z(n))
-    if run.method == "source":
-        return world.draw(world.generator, n)
-    if run.method == "prior":
-        return world.draw(world.target_generator(run.pair), n)
-    adaptation = world.adapt(run.method, run.pair, run.seed)
-    adaptation.save(run.stem.with_suffix(".safetensors"))
-    return world.draw(adaptation.apply(world.generator), n)
+        adaptation = world.adapt(run.method, run.pair, run.seed)
+        adaptation.save(run.stem.with_suffix(".safetensors"))
+        adapted = adaptation.apply(world.generator)
+        batches = world.batches(adapted, world.profile.evaluation.samples)
+    else:
+        batches = world.row(run.method, run.pair)
+    return world.score(batches, run.pair, run.method, run.seed)
 
 
 def _with_metrics(run: Run, entries: Iterable[dict]) -> Run:

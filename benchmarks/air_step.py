@@ -39,8 +39,9 @@ from airlib.adaptation import AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.clip_space.offsets import text_direction
 from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.generators.base import images_at_once
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from airlib.methods.air import AIR, PAIR_BATCH, AIRConfig
+from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.prompt_learning import CONTEXT, PromptConfig, interpolated_prompt
 from airlib.parameterizations import SELECTION_BATCH, adaptive_layers
 from airlib.seeding import rng
@@ -189,11 +190,11 @@ class OfficialLoop:
     @torch.no_grad()
     def embed_pairs(self, generator: StyleGAN2) -> Tensor:
         """Embeddings of the fixed latents' images, each encoded twice and used once."""
-        features = []
-        for start in range(0, NUMBERS.prompt_pairs, PAIR_BATCH):
+        features, batch = [], images_at_once(generator)
+        for start in range(0, NUMBERS.prompt_pairs, batch):
             stream = rng(CONFIG.seed, "prompt pairs", start)
-            latents = generator.sample_latents(PAIR_BATCH, stream)
-            images = generator(latents, generator.sample_noise(PAIR_BATCH, stream))
+            latents = generator.sample_latents(batch, stream)
+            images = generator(latents, generator.sample_noise(batch, stream))
             for _ in range(2):
                 embeddings = self.encoder.embed_images(images)
             features.append(embeddings)

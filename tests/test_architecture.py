@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[1]
 # Modules of one layer may import each other, where SEPARATE does not say otherwise.
 LAYERS = [
     {"airlib", "airlib.errors"},
-    {"airlib.seeding", "airlib.progress", "airlib.files", "airlib.checkpointing"},
-    {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets", "airlib.widgets"},
+    {"airlib.seeding", "airlib.progress", "airlib.files", "airlib.checkpointing"}
+    | {"airlib.downloads"},
+    {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets", "airlib.widgets"}
+    | {"airlib.manifests"},
     {"airlib.checkpoints", "airlib.clip_space", "airlib.generators", "airlib.tinyworld"},
     {"airlib.parameterizations", "airlib.methods.step"},
     {"airlib.adaptation", "airlib.methods"},

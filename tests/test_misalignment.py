@@ -162,9 +162,17 @@ def test_degenerate_concepts_are_refused():
 class ColorEncoder:
     """A true encoder, if a simple one: the direction of the mean colour; texts by their letters."""
 
-    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+    device = torch.device("cpu")
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         assert images.min() >= -1 and images.max() <= 1
-        return torch.nn.functional.normalize(images.mean((2, 3)) + 2, dim=1)
+        return torch.nn.functional.interpolate(images, (8, 8))
+
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(pixels.mean((2, 3)) + 2, dim=1)
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        return self.embed_pixels(self.preprocess(images))
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
         rows = [[sum(map(ord, text)) % 97, len(text), text.count("e") + 1] for text in texts]
@@ -215,8 +223,8 @@ def test_means_of_unit_embeddings_are_not_normalised_again(folder):
 
 def test_photos_are_turned_upright(tmp_path):
     class TopHalf(ColorEncoder):
-        def embed_images(self, images):
-            return super().embed_images(images[:, :, : images.shape[2] // 2])
+        def embed_pixels(self, pixels):
+            return super().embed_pixels(pixels[:, :, :4])
 
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:4, :, 0], pixels[4:, :, 2] = 255, 255  # upright: red above blue

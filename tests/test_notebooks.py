@@ -172,6 +172,19 @@ def test_runs_from_top_to_bottom(number, tmp_path):
     assert path.stem in report.read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", ["00", "01", "03"])
+def test_dry_run_of_the_paper_profile_needs_no_download(number, tmp_path, monkeypatch):
+    """With a generator of 64 pixels instead of 1024 for speed; CLIP has its real size."""
+    monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
+    own = [("dry_run", "true"), ("overrides", '{"sources.ffhq.resolution": 64}')]
+    reproduce(profile="paper", only=[number], out=tmp_path, parameters=own, notebooks=FOLDER)
+    (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
+    found = load_results(tmp_path / "paper" / path.stem / "results.json")
+    assert found["profile"] == "paper" and found["figures"] and found["peak_gigabytes"] > 0
+    assert not (tmp_path / "assets").exists()
+
+
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -45,9 +45,10 @@ def test_every_imported_package_is_required():
     """What airlib imports is in pyproject.toml, or comes with something that is."""
     imported = set().union(*(imports(path) for path in (ROOT / "airlib").rglob("*.py")))
     third_party = imported - set(sys.stdlib_module_names) - {"airlib"}
+    extras = PROJECT["optional-dependencies"]
     required = {
         re.match(r"[\w-]+", entry).group().lower()
-        for entry in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["notebooks"]]
+        for entry in [*PROJECT["dependencies"], *extras["notebooks"], *extras["openmoji"]]
     }
     comes_with = {
         "PIL": "pillow",
@@ -56,6 +57,8 @@ def test_every_imported_package_is_required():
         "jupyter_client": "ipykernel",
         "nbclient": "papermill",
         "nbformat": "papermill",
+        "resvg_py": "resvg-py",
+        "yaml": "pyyaml",
     }
     assert {comes_with.get(name, name) for name in third_party} <= required
 
@@ -70,7 +73,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_wheel_contains_the_whole_package(wheel):
-    """Code, profiles and the weights of the tiny world; nothing else."""
+    """Code, profiles, the weights of the tiny world and the manifests; nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if not name.split("/")[0].endswith("-info")}
     here = {
@@ -78,6 +81,7 @@ def test_wheel_contains_the_whole_package(wheel):
         for path in (ROOT / "airlib").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    here |= {f"airlib/data_manifests/{p.name}" for p in (ROOT / "data_manifests").iterdir()}
     assert packed == here
     assert "airlib/profiles/paper.toml" in packed
 

@@ -19,12 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from airlib.checkpoints.openai_clip import read_openai_clip
 from airlib.clip_space.preprocessing import ClipPreprocess
 from airlib.errors import AirlibError
 from airlib.files import load_tensors
 from airlib.tinyworld import tiny_clip
-
-OPENAI_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 class ClipEncoder:
@@ -59,6 +58,15 @@ class ClipEncoder:
         return cls(model, tiny_clip.load_tokenizer(), "tiny")
 
     @classmethod
+    def untrained(cls, name: str) -> "ClipEncoder":
+        """OpenAI's architecture `name` with random weights: for runs that only check sizes."""
+        architecture = _architecture(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = CLIP(**open_clip.get_model_config(architecture))
+        return cls(model, open_clip.get_tokenizer(architecture), f"{name} (random weights)")
+
+    @classmethod
     def openai(cls, name: str, weights: str | Path, antialias: bool = True) -> "ClipEncoder":
         """An OpenAI model, e.g. "ViT-B-32", from its local weight file.
 
@@ -66,9 +74,7 @@ class ClipEncoder:
         the plain name open_clip loads the same weights into a network with another activation, with
         a warning at most. `weights` is OpenAI's own archive (.pt, TorchScript) or .safetensors.
         """
-        architecture = f"{name}-quickgelu"
-        if architecture not in open_clip.list_models():
-            raise AirlibError(f"open_clip has no model {architecture!r}; use a name like ViT-B-32")
+        architecture = _architecture(name)
         state = _read_state(name, Path(weights))
         model = _load(CLIP(**open_clip.get_model_config(architecture)), state, weights)
         return cls(model, open_clip.get_tokenizer(architecture), name, antialias)
@@ -162,20 +168,23 @@ class ClipSpace:
         return torch.stack(terms).sum(0)
 
 
+def _architecture(name: str) -> str:
+    architecture = f"{name}-quickgelu"
+    if architecture not in open_clip.list_models():
+        raise AirlibError(f"open_clip has no model {architecture!r}; use a name like ViT-B-32")
+    return architecture
+
+
 def _read_state(name: str, path: Path) -> dict[str, Tensor]:
-    """State of an OpenAI archive (TorchScript) or a safetensors file; no Python unpickling."""
+    """State of an OpenAI archive (TorchScript) or a safetensors file; nothing in it is executed."""
     if not path.is_file():
         raise AirlibError(f"the weights of CLIP {name} are not at {path}; fetch them first")
+    if path.suffix != ".safetensors":
+        return read_openai_clip(path).tensors
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-    except (RuntimeError, SafetensorError) as error:
-        raise AirlibError(
-            f"{path} is neither a TorchScript archive nor a .safetensors file, or it is damaged; "
-            f"fetch the weights of CLIP {name} again"
-        ) from error
-    return {key: value for key, value in state.items() if key not in OPENAI_ARCHIVE_EXTRAS}
+        return load_file(path)
+    except SafetensorError as error:
+        raise AirlibError(f"{path} is damaged; fetch the weights of CLIP {name} again") from error
 
 
 def _load(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:

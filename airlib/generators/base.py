@@ -18,6 +18,11 @@ from torch import Tensor, nn
 Noise = list[Tensor] | str | None
 
 
+def images_at_once(generator: "Generator") -> int:
+    """How many images to draw in one batch without gradients: 4 of 1024 pixels, 50 of 64."""
+    return min(50, max(1, 4 * 1024**2 // generator.resolution**2))
+
+
 class Generator(Protocol):
     """A differentiable image generator whose layers can be chosen and copied."""
 

@@ -30,12 +30,11 @@ from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.offsets import Order, directional_loss
 from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.errors import AirlibError
+from airlib.generators.base import images_at_once
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import CONTEXT, PromptConfig, learn_prompt, mean_direction_of
 from airlib.methods.step import Step
 from airlib.seeding import rng
-
-PAIR_BATCH = 50  # images embedded at once when an anchor is measured
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,10 @@ class AIR:
     def embed_pairs(self, generator: nn.Module) -> list[Tensor]:
         """Embeddings [prompt_pairs, D] per CLIP model, at the same latents and noise each time."""
         embeddings, n = [], self.config.prompt_pairs
-        for start in range(0, n, PAIR_BATCH):
+        batch = images_at_once(generator)
+        for start in range(0, n, batch):
             stream = rng(self.seed, "prompt pairs", start)
-            size = min(PAIR_BATCH, n - start)
+            size = min(batch, n - start)
             latents = generator.sample_latents(size, stream)
             images = generator(latents, generator.sample_noise(size, stream))
             embeddings.append(self.space.embed_images(images))

@@ -69,8 +69,13 @@ def profile_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
+def load_profile(
+    name: str, overrides: Mapping[str, Any] | None = None, dry_run: bool = False
+) -> Profile:
     """Read the profile `name` and replace the entries named by dotted keys in `overrides`.
+
+    dry_run: first apply the profile's own table of that name, the smallest numbers that still touch
+    everything.
 
     Raises AirlibError for an unknown profile, an override of an entry that the profile does not
     have or that is a table, and a value of another type than the entry (an int may stand for a
@@ -82,7 +87,8 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Profi
     values = tomllib.loads(text)
     if not isinstance(overrides or {}, Mapping):
         raise AirlibError('overrides must be a dict such as {"methods.air.steps": 30}')
-    for key, value in (overrides or {}).items():
+    small = values["dry_run"] if dry_run else {}
+    for key, value in {**small, **(overrides or {})}.items():
         _override(values, str(key), value, f"profile {name}")
     return Profile(name, values)
 

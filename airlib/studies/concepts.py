@@ -1,29 +1,32 @@
 """Concepts in CLIP space: one mean image embedding and one text embedding each.
 
 Study 1 compares concepts; here they come from. `embed_tiny_world` takes the 114 domains of the tiny
-world, `embed_image_folder` any folder with one sub-folder of images per class. Images are embedded
-to unit length *before* they are averaged, and the mean is not normalised again (AIR section 3.1).
+world, `embed_dataset` any data set of `studies.datasets`, such as a folder with one sub-folder of
+images per class. Images are embedded to unit length *before* they are averaged, and the mean is not
+normalised again (AIR section 3.1).
 """
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.progress import track
 from airlib.seeding import rng as stream
+from airlib.studies.datasets.folders import open_image_folder
+from airlib.studies.datasets.sampling import ConceptDataset
+from airlib.studies.embedding_cache import embed_classes
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.renderer import render
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-FEWEST_CLASSES = 3
 STYLE_PROMPTS = {
     "photo": "a photo of {}",
     "sketch": "a sketch of {}",
@@ -62,7 +65,7 @@ def embed_tiny_world(
         latents = torch.randn(
             images_per_class, LATENT_DIM, generator=stream(seed, "misalignment", str(domain))
         )
-        means.append(_mean_embedding(encoder, iter([render(latents, domain)])))
+        means.append(_mean_embedding(encoder, render(latents, domain)))
     return ConceptEmbeddings(
         labels=tuple(str(domain) for domain in domains),
         image_means=torch.stack(means),
@@ -70,82 +73,63 @@ def embed_tiny_world(
     )
 
 
-def embed_image_folder(
+def embed_dataset(
     encoder: ClipEncoder,
-    folder: str | Path,
+    dataset: ConceptDataset,
     template: str = "a photo of a {}",
-    names: Mapping[str, str] | None = None,
     images_per_class: int = 200,
+    fewest_images: int = 1,
+    seed: int = 0,
+    cache: Path | None = None,
+    workers: int = 2,
 ) -> ConceptEmbeddings:
-    """Embed `folder/CLASS/*.jpg` and the like, in alphabetical order, EXIF orientation applied.
+    """Embed a sample of each class of a data set, in alphabetical order of the labels.
 
-    The text of a class is `template` filled with its folder's name (underscores become spaces) or
-    with `names[folder name]`. At most `images_per_class` images of each class are read.
-    Raises AirlibError for fewer than 3 class folders, one without images, or a damaged image.
+    The text of a class is `template` filled with its label. images_per_class, fewest_images, seed:
+    see `ConceptDataset.sample`; cache, workers: see `embed_classes`. Unreadable images are skipped,
+    and one warning counts them; a class with nothing else is an AirlibError.
     """
     if "{}" not in template:
         raise AirlibError(f'the template {template!r} has no "{{}}" to put the class name in')
-    classes = _class_folders(Path(folder))
-    labels = [(names or {}).get(entry.name, entry.name.replace("_", " ")) for entry in classes]
-    means = [
-        _mean_embedding(encoder, _batches(_image_files(entry)[:images_per_class]))
-        for entry in track(classes, "embedding image folders")
-    ]
+    classes = dataset.sample(images_per_class, seed, fewest_images)
+    means: list[Tensor] = []
+    skipped: list[str] = []
+    for label, rows in embed_classes(encoder, dataset.name, classes, cache, workers):
+        readable = ~np.isnan(rows[:, 0])
+        means.append(torch.from_numpy(rows[readable]).double().mean(0))
+        pairs = zip(classes[label], readable, strict=True)
+        skipped += [item.key for item, good in pairs if not good]
+    if skipped:
+        total = sum(map(len, classes.values()))
+        warnings.warn(
+            f"{dataset.name}: skipped {len(skipped)} of {total} images, which cannot be read; the "
+            f"first is {skipped[0]}",
+            stacklevel=2,
+        )
     return ConceptEmbeddings(
-        labels=tuple(labels),
+        labels=tuple(classes),
         image_means=torch.stack(means),
-        texts=_embed_text(encoder, [template.format(label) for label in labels]),
+        texts=_embed_text(encoder, [template.format(label) for label in classes]),
     )
 
 
-def read_image(path: Path) -> Tensor:
-    """One image file -> [3, H, W] in [-1, 1], upright, RGB. Raises AirlibError if unreadable."""
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AirlibError(
-            f"cannot read the image {path.parent.name}/{path.name} ({error}); replace or remove it"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+def embed_image_folder(
+    encoder: ClipEncoder,
+    folder: str | Path,
+    names: Mapping[str, str] | None = None,
+    **options: Any,
+) -> ConceptEmbeddings:
+    """Embed `folder/CLASS/*.jpg` and the like; a class is called as its folder or names[folder].
 
-
-def _class_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise AirlibError(f"no such folder: {folder}; give one with a sub-folder per class")
-    classes = sorted(e for e in folder.iterdir() if e.is_dir() and not e.name.startswith("."))
-    if len(classes) < FEWEST_CLASSES:
-        raise AirlibError(
-            f"{folder} has {len(classes)} class folders; offsets between classes need at least "
-            f"{FEWEST_CLASSES}, each a sub-folder with images"
-        )
-    return classes
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(e for e in folder.iterdir() if e.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise AirlibError(f"class folder {folder.name} holds no images ({kinds}); add some")
-    return files
-
-
-def _batches(files: list[Path], size: int = 32) -> Iterator[Tensor]:
-    """Images in order, stacked as long as neighbours have the same size."""
-    waiting: list[Tensor] = []
-    for image in map(read_image, files):
-        if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
-            yield torch.stack(waiting)
-            waiting = []
-        waiting.append(image)
-    if waiting:
-        yield torch.stack(waiting)
+    options: those of `embed_dataset`.
+    """
+    return embed_dataset(encoder, open_image_folder(Path(folder), names), **options)
 
 
 @torch.no_grad()
-def _mean_embedding(encoder: ClipEncoder, batches: Iterator[Tensor]) -> Tensor:
-    """Mean of the unit embeddings of all images, [D] in float64."""
-    return torch.cat([encoder.embed_images(batch).double() for batch in batches]).mean(0)
+def _mean_embedding(encoder: ClipEncoder, images: Tensor) -> Tensor:
+    """Mean of the unit embeddings of [B, 3, H, W], [D] in float64."""
+    return encoder.embed_images(images).double().mean(0)
 
 
 @torch.no_grad()

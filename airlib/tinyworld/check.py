@@ -31,7 +31,8 @@ from airlib.tinyworld.train_clip import zero_shot_accuracies
 from airlib.tinyworld.train_generator import condition, fidelity
 from airlib.tinyworld.train_judge import accuracies
 from airlib.tinyworld.training import WEIGHTS
-from airlib.worlds import GAP_SAMPLES, SOURCES, open_world, world_generator
+from airlib.worlds import open_world
+from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
 
 JUDGES = tuple(JUDGE_NETWORKS)
 NETWORKS = ("clip", *JUDGES, "stylegan2")

@@ -1,27 +1,21 @@
-"""A world: a source generator, a CLIP space, two judges, and the pairs that can be tried in it.
+"""What every world offers: latents, adaptation by any method, and references to score against."""
 
-    world = open_world("tiny", "human")
-    baby = world.adapt("air", "human-baby", seed=0)
-    images = baby.apply(world.generator)(world.sample(8))
-
-`profile` decides weights and numbers, never code paths. In the tiny world the renderer can draw the
-true target of any latent (`truth`), so a method is compared with what it should have made.
-"""
-
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
-from airlib.clip_space.encoder import ClipEncoder, ClipSpace
+from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.templates import IMAGENET_TEMPLATES, NADA_TEMPLATES, SINGLE
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import Reference
-from airlib.files import load_tensors
-from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.evaluation.protocol import Reference, evaluate
+from airlib.generators.base import images_at_once
+from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
@@ -33,39 +27,40 @@ from airlib.parameterizations import (
     domain_vector,
     synthesis,
 )
-from airlib.profiles import Profile, load_profile
+from airlib.profiles import Profile
+from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.studies.truth_gap import TruthGap, truth_gap
-from airlib.tinyworld import train_generator
-from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
-from airlib.tinyworld.renderer import render
-from airlib.tinyworld.train_generator import condition
-from airlib.tinyworld.training import WEIGHTS
 
 TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
 METHODS = ("nada", "air")
-SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
 PARAMETERIZATIONS = {
     "synthesis": synthesis,
     "affine": affine,
     "domain_vector": domain_vector,
     "domain_embedding": domain_embedding,
 }
-DRAWN_AT_ONCE = 50
-GAP_SAMPLES = 96  # latents of a truth gap
-PAIRED = 200  # latents whose true target is drawn for the paired distances
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class World(ABC):
     """Everything an experiment needs, opened by `open_world`."""
 
     profile: Profile
     source: str
     generator: StyleGAN2
     space: ClipSpace
-    judges: tuple[Judge, VitJudge]
+
+    knows_truth: ClassVar[bool]  # whether the true target of a latent can be drawn
+    reference_rows: ClassVar[tuple[str, ...]]  # of a table: what methods are compared with
+
+    @classmethod
+    @abstractmethod
+    def open(cls, profile: Profile, source: str | None) -> Self:
+        """See `open_world`."""
+
+    @abstractmethod
+    def reference(self, pair: str) -> Reference:
+        """The target domain of a pair, as the metrics see it."""
 
     def pair(self, name: str) -> Profile:
         """The pair called `name`, if it starts from this world's source."""
@@ -86,40 +81,30 @@ class World:
         """`z` mapped to w, with the profile's evaluation truncation."""
         return self.generator.map(self.z(n, purpose), self.profile.evaluation.truncation)
 
-    def draw(self, generator: StyleGAN2, n: int, purpose: str = "evaluation") -> Tensor:
-        """Images [n, 3, H, W] of `z` by this world's generator or an adapted copy of it.
+    @torch.no_grad()
+    def batches(self, generator: StyleGAN2, n: int) -> Iterator[Tensor]:
+        """Images [B, 3, H, W] of the first n of `z`, by this world's generator or an adapted copy.
 
         Unlike `generator(world.sample(n))`, right also where the mapping network was adapted.
         """
-        w = generator.map(self.z(n, purpose), self.profile.evaluation.truncation)
-        with torch.no_grad():
-            return torch.cat([generator(part) for part in w.split(DRAWN_AT_ONCE)])
+        w = generator.map(self.z(n), self.profile.evaluation.truncation)
+        for part in w.split(images_at_once(generator)):
+            yield generator(part)
 
-    def target_generator(self, pair: str) -> StyleGAN2:
-        """The world generator restricted to the pair's target domain, which it has seen."""
-        return _restricted(Domain.parse(self.pair(pair).target))
+    def draw(self, generator: StyleGAN2, n: int) -> Tensor:
+        """`batches` as one tensor [n, 3, H, W]."""
+        return torch.cat(list(self.batches(generator, n)))
 
-    def truth(self, pair: str, z: Tensor) -> Tensor:
-        """The true target image of each latent [N, 3, H, W], drawn by the renderer."""
-        return render(z, Domain.parse(self.pair(pair).target))
+    # -- scores --------------------------------------------------------------------------------
+    def row(self, name: str, pair: str) -> Iterator[Tensor]:
+        """The images of one of `reference_rows`, in batches."""
+        if name != "source":
+            raise AirlibError(f"there is no row {name!r} in profile {self.profile.name}")
+        return self.batches(self.generator, self.profile.evaluation.samples)
 
-    @cache  # noqa: B019 - a world lives as long as its notebook
-    def reference(self, pair: str) -> Reference:
-        """The pair's target domain: fresh individuals, and the true targets of `z`."""
-        numbers = self.profile.evaluation
-        images = self.truth(pair, self.z(numbers.references, "references"))
-        truth = self.truth(pair, self.z(min(PAIRED, numbers.samples)))
-        encoder = self.space.encoders[0]
-        return Reference.of(self.judges, encoder, images, truth)
-
-    def truth_gap(self, pair: str, images: Tensor) -> TruthGap:
-        """Directional loss of true targets, and of images [N, 3, H, W] of the first N of `z`."""
-        n = len(images)
-        numbers = self._numbers("nada", pair, {})
-        directions = self.objective("nada", pair, numbers, seed=0).directions
-        true = render(self.z(n), SOURCES[self.source]), self.truth(pair, self.z(n))
-        source = self.draw(self.generator, n)
-        return truth_gap(self.space, directions, (source, images), true, numbers["views"])
+    def score(self, batches: Iterable[Tensor], pair: str, method: str, seed: int) -> list[Metric]:
+        """All metrics of images that were drawn from `z` in order."""
+        return evaluate(batches, self.reference(pair), pair, method, seed)
 
     # -- adaptation ----------------------------------------------------------------------------
     def adapt(
@@ -131,7 +116,7 @@ class World:
         `on_step`. directory: where to checkpoint; calling again continues.
         """
         on_step = options.pop("on_step", None)
-        numbers = self._numbers(method, pair, options)
+        numbers = self.numbers(method, pair, options)
         config = AdaptationConfig(
             **{k: numbers[k] for k in ("steps", "batch", "learning_rate", "views", "noise")},
             betas=tuple(numbers["betas"]),
@@ -169,7 +154,8 @@ class World:
         known = ", ".join(PARAMETERIZATIONS)
         raise AirlibError(f"unknown parameterization {name!r}; choose from {known}, layersK")
 
-    def _numbers(self, method: str, pair: str, options: dict) -> dict:
+    def numbers(self, method: str, pair: str, options: dict) -> dict:
+        """The profile's numbers of a method for one pair, changed by `options`."""
         if method not in METHODS:
             raise AirlibError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
         numbers = self.profile.methods[method].as_dict()
@@ -180,38 +166,3 @@ class World:
                 )
         extra = {k: v for k, v in self.pair(pair).as_dict().items() if k in numbers}
         return {**numbers, **extra, **options}
-
-
-def open_world(profile: str | Profile = "tiny", source: str = "human") -> World:
-    """The world of a profile, started from one source generator.
-
-    Raises AirlibError for unknown names, and for missing or damaged weights.
-    """
-    numbers = load_profile(profile) if isinstance(profile, str) else profile
-    if numbers.name != "tiny":
-        raise AirlibError(
-            f"profile {numbers.name} needs published weights, which this version cannot import "
-            "yet; use tiny"
-        )
-    if source not in SOURCES:
-        raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
-    encoders = [(ClipEncoder.tiny(), weight) for weight in numbers.world.clip_weights]
-    judges = tuple(load_judge(name) for name in NETWORKS)
-    return World(numbers, source, _restricted(SOURCES[source]), ClipSpace(encoders), judges)
-
-
-def _restricted(domain: Domain) -> StyleGAN2:
-    return world_generator().restrict(condition(torch.tensor([domain.index]))[0])
-
-
-def world_generator(path: str | Path = WEIGHTS / "stylegan2.safetensors") -> StyleGAN2:
-    """The conditional generator of all domains, in float32."""
-    tensors, config = load_tensors(path)
-    try:
-        generator = StyleGAN2(StyleGAN2Config(**config))
-        generator.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except (TypeError, RuntimeError) as error:
-        raise AirlibError(
-            f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`"
-        ) from error
-    return generator.requires_grad_(False).eval()

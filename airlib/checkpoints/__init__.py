@@ -1,0 +1,1 @@
+"""Foreign weight files: read without executing anything, turned into our networks' tensors."""

@@ -1,0 +1,204 @@
+"""Weight files of other projects become safetensors files of ours.
+
+    path = import_file("ffhq.pkl")            # writes ffhq.pkl.safetensors
+    describe(path)                            # what it is: the configuration in its header
+    generator = load_imported(path)           # StyleGAN2, UNet2DModel or CLIP, frozen
+
+A file is known by its content, never by its name: by its first bytes (safetensors, TorchScript
+archive, NVIDIA pickle, file of `torch.save`, web page, ...) and, for a file of `torch.save`, by the
+names in it. Nothing in it is executed. The tensors are compared with our network, name by name and
+shape by shape, before anything is written.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from airlib.checkpoints import guided_diffusion, nvlabs, openai_clip, rosinality
+from airlib.checkpoints.tables import Imported
+from airlib.checkpoints.unpickling import regular_file, read_torch
+from airlib.errors import AirlibError
+from airlib.files import load_tensors, save_tensors
+
+LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of torch.save before 1.6
+NOT_WEIGHTS = {
+    b"<": "is a web page, not weights: the server asked for something; download it in a browser",
+    b"version https://git-lfs": "is a git-lfs pointer, not weights; fetch what it points to",
+    b"\x1f\x8b": "is compressed with gzip; unpack it and import the file inside",
+}
+
+
+@dataclass(frozen=True)
+class TorchFormat:
+    """A kind of `torch.save` file, known by what it holds; `read` is None if we only know it."""
+
+    name: str
+    recognise: Callable[[Any], bool]
+    read: Callable[[Any, Path], Imported] | None = None
+
+
+def import_file(path: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
+    """Convert the weights in `path` and return the file written (default: `path`.safetensors).
+
+    Its header says what `describe` returns. An existing file is replaced only with `force`. A file
+    that is damaged, unknown or not one of our networks is an AirlibError, and nothing is written.
+    """
+    path = Path(path)
+    out = Path(f"{path}.safetensors") if out is None else Path(out)
+    if out.exists() and (not force or out.samefile(path)):
+        raise AirlibError(f"{out} exists already; give another --out, or --force to replace it")
+    imported = read(path)
+    parameters = _check(imported, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    header = {
+        "kind": imported.kind,
+        "source": imported.source,
+        "config": imported.config,
+        "parameters": parameters,
+        "sha256": digest,
+        "ignored": list(imported.ignored),
+    }
+    return save_tensors(out, imported.tensors, header)
+
+
+def identify(path: str | Path) -> str:
+    """What the file is, in words; AirlibError if it is nothing that airlib knows."""
+    return _open(regular_file(path))[0]
+
+
+def read(path: str | Path) -> Imported:
+    """The network in the file, as the importer of its format read it."""
+    return _open(regular_file(path))[1]()
+
+
+def describe(path: str | Path) -> dict:
+    """kind, source, config, parameters, sha256 of the original, ignored: of an imported file."""
+    return _load(path)[1]
+
+
+def load_imported(path: str | Path) -> nn.Module:
+    """The network in an imported file: StyleGAN2, diffusers' UNet2DModel or open_clip's CLIP.
+
+    In evaluation mode, float32, without gradients.
+    """
+    tensors, header = _load(path)
+    try:
+        network = _build(header["kind"], header["config"])
+        network.load_state_dict(tensors, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise AirlibError(f"{path} is damaged: its tensors do not fit its configuration") from error
+    if header["kind"] == "clip":  # the causal mask, a buffer that is in no file
+        network.attn_mask = torch.full(network.attn_mask.shape, -torch.inf).triu(1)
+    return network.requires_grad_(False).eval()
+
+
+def _load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    tensors, header = load_tensors(path)
+    if not isinstance(header, dict) or not {"kind", "source", "config", "sha256"} <= header.keys():
+        raise AirlibError(f"{path} was not written by `airlib import`; run that on the original")
+    return tensors, header
+
+
+# --- what a file is ------------------------------------------------------------------------------
+
+
+def _open(path: Path) -> tuple[str, Callable[[], Imported]]:
+    """(format in words, how to read it)."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    for start, problem in NOT_WEIGHTS.items():
+        if head.lstrip().startswith(start):
+            raise AirlibError(f"{path} {problem}")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        raise AirlibError(f"{path} is a safetensors file already; use it as it is")
+    if openai_clip.is_torchscript(path):
+        return openai_clip.SOURCE, partial(openai_clip.read_openai_clip, path)
+    if zipfile.is_zipfile(path) or head.startswith(LEGACY_TORCH):
+        return _torch_format(read_torch(path), path)
+    if head.startswith(b"\x80"):
+        return "NVIDIA StyleGAN2 pickle", partial(nvlabs.read_nvlabs, path)
+    raise AirlibError(
+        f"{path} is no weight file that airlib knows (NVIDIA .pkl, .pt of PyTorch, CLIP archive); "
+        "check what you downloaded"
+    )
+
+
+def _torch_format(content: Any, path: Path) -> tuple[str, Callable[[], Imported]]:
+    for form in TORCH_FORMATS:
+        if form.recognise(content):
+            return form.name, partial(_read_content, form, content, path)
+    held = ", ".join(sorted(map(str, content))[:4]) if isinstance(content, dict) else "no names"
+    known = ", ".join(form.name for form in TORCH_FORMATS if form.read)
+    raise AirlibError(f"{path} is a PyTorch file of another network ({held}); known are: {known}")
+
+
+def _read_content(form: TorchFormat, content: Any, path: Path) -> Imported:
+    if form.read is None:
+        raise AirlibError(f"{path} is a {form.name}, which airlib cannot import yet")
+    return form.read(content, path)
+
+
+def _is_e4e(content: Any) -> bool:
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    return isinstance(state, dict) and "encoder.input_layer.0.weight" in state
+
+
+def _is_domain(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("model_type") in ("parameterization", "mapper")
+
+
+TORCH_FORMATS = (
+    TorchFormat("HyperDomainNet domain without its generator", _is_domain),
+    TorchFormat("e4e or ReStyle encoder", _is_e4e),
+    TorchFormat(rosinality.SOURCE, rosinality.is_rosinality, rosinality.from_rosinality),
+    TorchFormat(
+        guided_diffusion.SOURCE,
+        guided_diffusion.is_guided_diffusion,
+        guided_diffusion.from_guided_diffusion,
+    ),
+)
+
+
+# --- our networks --------------------------------------------------------------------------------
+
+
+def _build(kind: str, config: dict) -> nn.Module:
+    """The network of a configuration, without storage for its tensors."""
+    with torch.device("meta"):
+        if kind == "stylegan2":
+            from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+
+            return StyleGAN2(StyleGAN2Config(**config))
+        if kind == "unet":
+            from diffusers import UNet2DModel
+
+            return UNet2DModel(**config)
+        if kind == "clip":
+            from open_clip.model import CLIP
+
+            return CLIP(**config)
+    raise AirlibError(f"no network of kind {kind!r}; update airlib")
+
+
+def _check(imported: Imported, path: Path) -> int:
+    """Compare with the network of the configuration; returns its number of parameters."""
+    network = _build(imported.kind, imported.config)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in imported.tensors.items()}
+    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        raise AirlibError(
+            f"{path} does not fit the network its configuration describes, first in {wrong[0]}: "
+            f"{found.get(wrong[0])} instead of {expected.get(wrong[0])}"
+        )
+    for name, tensor in imported.tensors.items():
+        if not tensor.isfinite().all():
+            raise AirlibError(f"{path} holds values in {name} that are not finite; it is damaged")
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,207 @@
+"""OpenAI's CLIP files: TorchScript archives, of which only the numbers are read.
+
+Such an archive is a zip of stored members:
+
+    NAME/data.pkl      the module tree: attribute dicts whose tensors point to a storage by number
+    NAME/data/<n>      the storages, raw little-endian numbers
+    NAME/code/...      the network's program, which we do not need and do not open
+
+`torch.jit.load` would run parts of that program (methods that restore a module's state), and a
+TorchScript program can read and write files, so for a file of unknown origin it is no safe way to
+get at the weights. Here data.pkl runs on the machine that can only build data (`pickle_machine`):
+every class of the program becomes the same empty shell that keeps its attributes.
+
+The names in the tree are open_clip's. Three integers beside the weights are dropped, half precision
+becomes float32, and the architecture follows from the shapes, as heads are always 64 wide. It is
+recorded with `quick_gelu`, which OpenAI trained with and open_clip does not assume by itself.
+"""
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+
+from airlib.checkpoints.pickle_machine import Budget, Machine, Source
+from airlib.checkpoints.tables import Imported, ignored_names, translate
+from airlib.checkpoints.torch_files import TorchMachine
+from airlib.checkpoints.unpickling import NONSENSE, regular_file
+from airlib.errors import AirlibError
+
+SOURCE = "OpenAI CLIP archive (TorchScript)"
+IGNORED = {
+    "input_resolution|context_length|vocab_size": "an integer that shapes tell as well",
+    r"(.*\.)?attn_mask": "the causal mask, a constant of the architecture",
+}
+HEAD_WIDTH = 64
+MAX_MODULES = 10_000  # the largest CLIP has about 600; a small file could nest without end
+
+
+def read_openai_clip(path: str | Path) -> Imported:
+    """The weights in an OpenAI CLIP archive; nothing in it is executed.
+
+    `config` are the arguments of `open_clip.model.CLIP`. Raises AirlibError if the file is not a
+    TorchScript archive, is damaged, or holds another network.
+    """
+    state = read_torchscript(path)
+    try:
+        config = _config(state)
+    except (KeyError, IndexError, ValueError) as error:
+        raise AirlibError(
+            f"{path} is a TorchScript archive but not an OpenAI CLIP ({error} is missing)"
+        ) from error
+    with torch.device("meta"):
+        targets = CLIP(**config).state_dict().keys()
+    tensors = translate(state, [("(.+)", r"\1", None)], IGNORED, targets, path=path)
+    tensors = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+    return Imported("clip", SOURCE, tensors, config, ignored_names(state, IGNORED))
+
+
+def is_torchscript(path: str | Path) -> bool:
+    """Whether the file is a zip with a TorchScript program inside."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+    return any(name.endswith("/data.pkl") for name in members) and any(
+        re.fullmatch(r"[^/]+/code/.*", name) for name in members
+    )
+
+
+def read_torchscript(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive, named by their place in the module tree."""
+    path = regular_file(path)
+    if not is_torchscript(path):
+        raise AirlibError(
+            f"{path} is no TorchScript archive, or it is damaged; `airlib import {path}` says what "
+            "it is"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _named_tensors(_read_tree(archive, Budget(path.stat().st_size)))
+    except UnpicklingError as error:
+        raise AirlibError(
+            f"{path} is refused: it {error}. Nothing in it was executed; "
+            "take the file from its publisher"
+        ) from error
+    except (OSError, zipfile.BadZipFile, *NONSENSE) as error:
+        raise AirlibError(
+            f"{path} is damaged ({type(error).__name__}: {error}); download it again"
+        ) from error
+
+
+class _Module:
+    """Shell of any class of the program: its attributes."""
+
+    def __init__(self, machine: Machine):
+        self.attributes: dict = {}
+
+
+def _first(machine: Machine, value: object, *_type_tag: object) -> object:
+    return value
+
+
+class _ModuleTree(TorchMachine):
+    """The machine for data.pkl: besides tensors it builds the shells of modules."""
+
+    calls = TorchMachine.calls | {
+        "__torch__.Class": _Module,
+        "torch.jit._pickle.restore_type_tag": _first,
+        "torch.jit._pickle.build_intlist": _first,
+    }
+
+    def name(self, module: str, name: str) -> None:
+        ours = isinstance(module, str) and module.split(".")[0] == "__torch__"
+        super().name(*("__torch__", "Class") if ours else (module, name))
+
+    def build(self, target: object, state: object) -> None:
+        if isinstance(target, _Module) and isinstance(state, dict):
+            target.attributes = state
+        else:
+            super().build(target, state)
+
+
+def _read_tree(archive: zipfile.ZipFile, budget: Budget) -> object:
+    """The root module of an archive."""
+    data = next(name for name in archive.namelist() if re.fullmatch("[^/]+/data.pkl", name))
+    root = data.removesuffix("data.pkl")
+
+    def read_member(name: str) -> bytes:
+        member = archive.getinfo(root + name)
+        if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
+            raise UnpicklingError(f"holds {name} encrypted or compressed")
+        budget.spend(member.file_size)
+        return archive.read(member)
+
+    def load(key: str, dtype: torch.dtype, count: int) -> Tensor:
+        numbers = torch.frombuffer(bytearray(read_member(f"data/{key}")), dtype=dtype)
+        if len(numbers) != count:
+            raise ValueError(f"storage {key} has not {count} elements")
+        return numbers
+
+    program = read_member("data.pkl")
+    return _ModuleTree(Source(io.BytesIO(program), len(program)), budget, load).run()
+
+
+def _named_tensors(root: object) -> dict[str, Tensor]:
+    """All tensors below a module, by dotted name."""
+    tensors, waiting, seen = {}, [("", root)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        seen += 1
+        if seen > MAX_MODULES or not isinstance(module, _Module):
+            raise UnpicklingError("is not a tree of modules")
+        for name, value in module.attributes.items():
+            if isinstance(value, Tensor):
+                tensors[f"{prefix}{name}"] = value
+            elif isinstance(value, _Module):
+                waiting.append((f"{prefix}{name}.", value))
+    return tensors
+
+
+def _config(state: Mapping[str, Tensor]) -> dict:
+    """Arguments of `open_clip.model.CLIP`, from shapes."""
+    text_width = state["ln_final.weight"].shape[0]
+    return {
+        "embed_dim": state["text_projection"].shape[1],
+        "quick_gelu": True,
+        "vision_cfg": _vision(state),
+        "text_cfg": {
+            "context_length": state["positional_embedding"].shape[0],
+            "vocab_size": state["token_embedding.weight"].shape[0],
+            "width": text_width,
+            "heads": text_width // HEAD_WIDTH,
+            "layers": _count(state, r"transformer\.resblocks\.\d+\.ln_1\.weight"),
+        },
+    }
+
+
+def _vision(state: Mapping[str, Tensor]) -> dict:
+    """The image tower: a vision transformer or, with an attention pool, a ResNet."""
+    if "visual.attnpool.positional_embedding" in state:
+        side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+        stages = [rf"visual\.layer{stage}\.\d+\.conv1\.weight" for stage in (1, 2, 3, 4)]
+        return {
+            "image_size": 32 * side,
+            "layers": [_count(state, stage) for stage in stages],
+            "width": state["visual.layer1.0.conv1.weight"].shape[0],
+            "head_width": HEAD_WIDTH,
+        }
+    width, _, _, patch = state["visual.conv1.weight"].shape
+    side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "image_size": patch * side,
+        "layers": _count(state, r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight"),
+        "width": width,
+        "patch_size": patch,
+        "head_width": HEAD_WIDTH,
+    }
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in state)

@@ -1,0 +1,234 @@
+"""A stack machine for pickle programs that builds data and can do nothing else.
+
+Python's own machine imports what a program names and calls it. Here a global stays a name, and a
+subclass says in `calls` what "calling" a name builds; any other name, opcode or persistent id ends
+the program with `pickle.UnpicklingError`. Opcodes are those that protocols 2 to 4 write.
+
+A length is compared with the bytes that are left before memory is reserved, long byte strings stay
+in the file until they are needed, and `Budget` bounds what a small file can unpack to.
+"""
+
+import os
+import pickletools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pickle import UnpicklingError
+from typing import BinaryIO
+
+MAX_OPCODES = 500_000  # ten times those of a 1024 px StyleGAN2 pickle with G, D and G_ema
+
+
+@dataclass
+class Budget:
+    """What one file may still unpack to, the programs inside it included."""
+
+    bytes: int
+    opcodes: int = MAX_OPCODES
+
+    def spend(self, size: int) -> None:
+        self.bytes -= size
+        if self.bytes < 0:
+            raise UnpicklingError("unpacks to far more data than it holds")
+
+
+@dataclass(frozen=True, eq=False)
+class Blob:
+    """A byte string that is still in the file."""
+
+    file: BinaryIO
+    start: int
+    size: int
+
+    @contextmanager
+    def opened(self) -> Iterator["Source"]:
+        """The bytes as a source; afterwards the file is where it was."""
+        position = self.file.tell()
+        self.file.seek(self.start)
+        yield Source(self.file, self.size)
+        self.file.seek(position)
+
+
+@dataclass
+class Source:
+    """The next `left` bytes of a file; asking for more raises EOFError and reserves no memory."""
+
+    file: BinaryIO
+    left: int
+
+    def read(self, size: int) -> bytes:
+        self._take(size)
+        return self.file.read(size)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(min(self.left, 256))
+        self._take(len(line))
+        return line
+
+    def readinto(self, buffer: memoryview) -> None:
+        self._take(len(buffer))
+        if self.file.readinto(buffer) != len(buffer):
+            raise EOFError("it ends too early")
+
+    def blob(self, size: int) -> Blob:
+        self._take(size)
+        start = self.file.tell()
+        self.file.seek(size, os.SEEK_CUR)
+        return Blob(self.file, start, size)
+
+    def _take(self, size: int) -> None:
+        if not 0 <= size <= self.left:
+            raise EOFError("it ends too early")
+        self.left -= size
+
+    def opcodes(self, budget: Budget) -> Iterator[tuple[str, object]]:
+        """(name, argument) of every instruction before STOP."""
+        while (code := self.read(1)) != b".":
+            budget.opcodes -= 1
+            if budget.opcodes < 0:
+                raise UnpicklingError("is a program far longer than that of any network")
+            name, read_argument = READERS[code]
+            if name in ("BINBYTES", "BINBYTES8"):
+                width = 4 if name == "BINBYTES" else 8
+                yield name, self.blob(int.from_bytes(self.read(width), "little"))
+            else:
+                yield name, read_argument and read_argument(self)
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name in a pickle: "module.name"."""
+
+    name: str
+
+
+class Machine:
+    """One program with its stack and memo."""
+
+    calls: dict[str, Callable | None] = {}  # name -> what a call builds; None: only a name
+
+    def __init__(self, source: Source, budget: Budget):
+        self.source, self.budget = source, budget
+        self.stack: list = []
+        self.stacks_below_marks: list[list] = []
+        self.memo: dict[int, object] = {}
+
+    def run(self) -> object:
+        for opcode, argument in self.source.opcodes(self.budget):
+            if opcode in VALUES:
+                self.stack.append(argument)
+            elif opcode in INSTRUCTIONS:
+                INSTRUCTIONS[opcode](self, argument)
+            else:
+                raise UnpicklingError(f"uses the pickle opcode {opcode}, which no network needs")
+        return self.stack.pop()
+
+    # -- what a subclass decides -------------------------------------------------------------------
+    def build(self, target: object, state: object) -> None:
+        """Give `target` its state."""
+        raise UnpicklingError("sets the state of an object that has none")
+
+    def persistent(self, identifier: object) -> object:
+        raise UnpicklingError("refers to an object outside the file")
+
+    # -- instructions ------------------------------------------------------------------------------
+    def pop(self, count: int) -> list:
+        """The top `count` objects, lowest first."""
+        if len(self.stack) < count:
+            raise IndexError("its stack is empty")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def pop_to_mark(self) -> list:
+        items, self.stack = self.stack, self.stacks_below_marks.pop()
+        return items
+
+    def mark(self) -> None:
+        self.stacks_below_marks.append(self.stack)
+        self.stack = []
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def name(self, module: str, name: str) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise TypeError("a name is not text")
+        full_name = f"{module}.{name}"
+        if full_name not in self.calls:
+            raise UnpicklingError(f"asks for {full_name[:100]!r}, which no network needs")
+        self.push(Global(full_name))
+
+    def call(self) -> None:
+        function, arguments = self.pop(2)
+        build = self.calls[function.name] if isinstance(function, Global) else None
+        if build is None or not isinstance(arguments, tuple):
+            raise UnpicklingError("calls something that is not a function")
+        self.push(build(self, *arguments))
+
+    def set_state(self) -> None:
+        (state,) = self.pop(1)
+        self.build(self.stack[-1], state)
+
+    def extend(self, items: list) -> None:
+        """Add to the list, set or dictionary (keys and values in turn) on top of the stack."""
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, set):
+            target.update(map(key, items))
+        elif isinstance(target, dict) and len(items) % 2 == 0:
+            target.update(zip(map(key, items[::2]), items[1::2], strict=True))
+        else:
+            raise TypeError("adds items to something that is not a container")
+
+
+def key(value: object) -> str | int:
+    """`value`, if it may be a key: the hash of a deeply nested tuple would overflow the stack."""
+    if not isinstance(value, str | int):
+        raise UnpicklingError("uses a key that is neither text nor a number")
+    return value
+
+
+# Byte -> name of the opcode and how its argument is read.
+READERS = {
+    op.code.encode("latin-1"): (op.name, op.arg and op.arg.reader) for op in pickletools.opcodes
+}
+# Opcodes that push their argument, and what all others do.
+VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINBYTES"}
+VALUES |= {"BINBYTES", "BINBYTES8", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+INSTRUCTIONS: dict[str, Callable[[Machine, object], None]] = {
+    "PROTO": lambda m, _: None,
+    "FRAME": lambda m, _: None,
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "EMPTY_SET": lambda m, _: m.push(set()),
+    "MARK": lambda m, _: m.mark(),
+    "TUPLE": lambda m, _: m.push(tuple(m.pop_to_mark())),
+    "TUPLE1": lambda m, _: m.push(tuple(m.pop(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m.pop(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m.pop(3))),
+    "APPEND": lambda m, _: m.extend(m.pop(1)),
+    "APPENDS": lambda m, _: m.extend(m.pop_to_mark()),
+    "SETITEM": lambda m, _: m.extend(m.pop(2)),
+    "SETITEMS": lambda m, _: m.extend(m.pop_to_mark()),
+    "ADDITEMS": lambda m, _: m.extend(m.pop_to_mark()),
+    "BINPUT": lambda m, index: m.remember(index),
+    "LONG_BINPUT": lambda m, index: m.remember(index),
+    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
+    "BINGET": lambda m, index: m.push(m.memo[index]),
+    "LONG_BINGET": lambda m, index: m.push(m.memo[index]),
+    "GLOBAL": lambda m, name: m.name(*name.split(" ")),
+    "STACK_GLOBAL": lambda m, _: m.name(*m.pop(2)),
+    "REDUCE": lambda m, _: m.call(),
+    "NEWOBJ": lambda m, _: m.call(),
+    "BUILD": lambda m, _: m.set_state(),
+    "BINPERSID": lambda m, _: m.push(m.persistent(*m.pop(1))),
+}

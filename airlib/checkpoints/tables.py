@@ -1,0 +1,119 @@
+"""How an importer is written: a table of (source name pattern, our name, transform).
+
+    TABLE = [
+        (r"style\\.(\\d+)\\.weight", lambda m: f"mapping.fc{int(m[1]) - 1}.weight", None),
+        (r"input\\.input", "synthesis.b4.const", lambda tensor: tensor[0]),
+    ]
+    IGNORED = {r".*\\.kernel": "low-pass filter, a constant of the architecture"}
+    tensors = translate(state, TABLE, IGNORED, targets, path=path)
+
+A table is strict in both directions: a source tensor that is neither used nor listed as ignored,
+two sources for one target, and a target without a source are errors that name the tensors. So a
+file of a slightly different architecture is refused instead of being half understood.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from airlib.errors import AirlibError
+
+Target = str | Callable[[re.Match], str]
+"""Our name: a template for `re.Match.expand` (backslash and group number), or a function of the
+match."""
+Rule = tuple[str, Target, Callable[[Tensor], Tensor] | None]
+"""(pattern that matches the whole source name, our name, transform or None for a plain copy)."""
+
+SHOWN = 4  # names in an error message; more do not help
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer returns: a network of ours, not yet built.
+
+    kind: "stylegan2", "unet", "clip" or "e4e".
+    source: the foreign format in words, e.g. "NVIDIA StyleGAN2-ADA pickle".
+    tensors: the state of our network, float32.
+    config: what rebuilds the network, JSON-able (for "stylegan2": `StyleGAN2.config_dict()`).
+    ignored: the source tensors that were left out, each as "name: reason".
+    """
+
+    kind: str
+    source: str
+    tensors: dict[str, Tensor]
+    config: dict
+    ignored: tuple[str, ...] = ()
+
+
+def translate(
+    source: Mapping[str, Tensor],
+    table: Sequence[Rule],
+    ignored: Mapping[str, str],
+    targets: Iterable[str],
+    *,
+    path: str | Path,
+) -> dict[str, Tensor]:
+    """Rename and transform the tensors of `source` by `table`: our name -> tensor.
+
+    Every rule that matches a name applies, so one tensor can fill several targets. `ignored` maps a
+    name pattern to the reason; it goes before the table. `path` is the file that errors name.
+    Raises AirlibError if a tensor is not understood, or the result is not exactly `targets`.
+    """
+    result: dict[str, Tensor] = {}
+    unknown, doubled = [], []
+    for name, tensor in source.items():
+        if _reason(name, ignored):
+            continue
+        matches = [(re.fullmatch(rule[0], name), rule) for rule in table]
+        matches = [(match, rule) for match, rule in matches if match]
+        if not matches:
+            unknown.append(name)
+        for match, (_, target, transform) in matches:
+            ours = target(match) if callable(target) else match.expand(target)
+            if ours in result:
+                doubled.append(ours)
+            result[ours] = _apply(transform, tensor, name, path)
+    targets = set(targets)
+    _complain(path, "holds tensors that this importer does not know", unknown)
+    _complain(path, "fills these tensors of our network twice", doubled)
+    _complain(path, "holds tensors that our network does not have", result.keys() - targets)
+    _complain(path, "lacks tensors of our network", targets - result.keys())
+    return result
+
+
+def _apply(
+    transform: Callable[[Tensor], Tensor] | None, tensor: Tensor, name: str, path: str | Path
+) -> Tensor:
+    """The transformed tensor; a shape that the transform cannot take is the file's fault."""
+    if not isinstance(tensor, Tensor):
+        raise AirlibError(f"{path} holds a {type(tensor).__name__} as {name}; it is damaged")
+    try:
+        return tensor if transform is None else transform(tensor)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise AirlibError(
+            f"{path} holds {name} in the wrong shape {list(tensor.shape)}; it has another "
+            "architecture, or it is damaged"
+        ) from error
+
+
+def ignored_names(source: Iterable[str], ignored: Mapping[str, str]) -> tuple[str, ...]:
+    """The names that `translate` leaves out, as "name: reason" (`Imported.ignored`)."""
+    reasons = {name: _reason(name, ignored) for name in source}
+    return tuple(f"{name}: {reason}" for name, reason in reasons.items() if reason)
+
+
+def _reason(name: str, ignored: Mapping[str, str]) -> str | None:
+    return next((why for pattern, why in ignored.items() if re.fullmatch(pattern, name)), None)
+
+
+def _complain(path: str | Path, problem: str, names: Iterable[str]) -> None:
+    names = sorted(names)
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise AirlibError(
+            f"{path} {problem}: {', '.join(names[:SHOWN])}{more}; it has another architecture, "
+            "or it is not the file you meant"
+        )

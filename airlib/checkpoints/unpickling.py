@@ -1,0 +1,171 @@
+"""Reading foreign pickle files without running them.
+
+A pickle is a program that may import and call anything, and NVIDIA's also carry source code that
+their readers execute. Here such a program runs on a machine that can only build data:
+
+    pickle_machine   the machine: stack, memo, limits
+    pickle_names     what names that many files use build: containers, tensors, numbers
+    torch_files      the two layouts of torch.save             -> read_torch
+    this module      NVIDIA's objects and TensorFlow networks  -> read_pickle
+
+A file that asks for more, or is not what it should be, is one AirlibError.
+"""
+
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from pickle import UnpicklingError
+
+from torch import Tensor
+
+from airlib.checkpoints.pickle_machine import Blob, Budget, Machine, Source
+from airlib.checkpoints.pickle_names import DataMachine, opened
+from airlib.checkpoints.torch_files import read_archive, read_legacy
+from airlib.errors import AirlibError
+
+# What a program that makes no sense raises, besides UnpicklingError.
+NONSENSE = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError)
+NONSENSE += (TypeError, ValueError, struct.error, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, eq=False)
+class PersistentObject:
+    """An object of NVIDIA's PyTorch code: `state` is its `__dict__`."""
+
+    class_name: str
+    version: int
+    state: dict
+
+
+@dataclass(frozen=True, eq=False)
+class TensorFlowNetwork:
+    """A network of NVIDIA's TensorFlow code: `state` is what its `__getstate__` returned."""
+
+    state: dict = field(default_factory=dict)
+
+
+def read_pickle(path: str | Path) -> object:
+    """The data in an NVIDIA pickle (protocol 2 to 4); nothing in it is executed.
+
+    Raises AirlibError if the file is missing, damaged, or holds anything but the two classes above,
+    tensors, arrays, containers, numbers and text.
+    """
+    path = regular_file(path)
+    with _errors_of(path, "NVIDIA pickle"), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_start(file)
+        return _NvidiaMachine(Source(file, size), Budget(2 * size)).run()
+
+
+def read_torch(path: str | Path) -> object:
+    """The data in a file of `torch.save` (zip or older), tensors on the CPU; nothing is executed.
+
+    Raises AirlibError if the file is missing, damaged, encrypted, or holds anything but tensors,
+    containers, numbers, text and `argparse.Namespace` (the `args` of rosinality's snapshots).
+    """
+    path = regular_file(path)
+    with _errors_of(path, "PyTorch file"), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            _check_start(file)
+            return read_legacy(Source(file, size), Budget(2 * size))
+        with zipfile.ZipFile(file) as archive:
+            _check_archive(archive, path)
+            return read_archive(archive, Budget(2 * size))
+
+
+@contextmanager
+def _errors_of(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a bad file raises inside, as one AirlibError."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise AirlibError(
+            f"{path} is refused: it {error}. Nothing in it was executed; take the file from its "
+            "publisher, and do not open this one with other software"
+        ) from error
+    except OSError as error:
+        raise AirlibError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except NONSENSE as error:
+        first_line, *_ = str(error).splitlines() or [""]
+        raise AirlibError(
+            f"{path} is damaged or no {kind} ({type(error).__name__}: {first_line[:200]}); "
+            "download it again"
+        ) from error
+
+
+def regular_file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise AirlibError(f"{path} is a link to nowhere; restore the file it points to")
+    if path.is_dir():
+        raise AirlibError(f"{path} is a directory; give the file inside it")
+    if not path.is_file():
+        raise AirlibError(f"no such file: {path}; check the path, or download it first")
+    if path.stat().st_size == 0:
+        raise AirlibError(f"{path} is empty; download it again")
+    return path
+
+
+def _check_start(file: BufferedReader) -> None:
+    if file.peek(1)[:1] != b"\x80":
+        raise ValueError("it does not start like a pickle of protocol 2 to 4")
+
+
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """torch.save neither encrypts nor compresses; an archive that does can be a bomb."""
+    members = archive.infolist()
+    if any(member.flag_bits & 1 for member in members):
+        raise AirlibError(f"{path} is an encrypted zip; decrypt it first")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise AirlibError(f"{path} is a compressed zip; extract it and give the file inside")
+
+
+# --- NVIDIA's names ------------------------------------------------------------------------------
+
+
+def _persistent_object(machine: Machine, meta: dict) -> PersistentObject:
+    """Source code in `meta` stays a string that nobody reads."""
+    described = PersistentObject(meta["class_name"], meta["version"], meta["state"])
+    kinds = {name: type(value) for name, value in vars(described).items()}
+    if meta["type"] != "class" or kinds != PersistentObject.__annotations__:
+        raise TypeError("an object of NVIDIA's code is not described as one")
+    return described
+
+
+def _network(machine: Machine) -> TensorFlowNetwork:
+    return TensorFlowNetwork()
+
+
+def _easy_dict(machine: Machine) -> dict:
+    return {}
+
+
+def _storage(machine: Machine, value: bytes | Blob) -> Tensor:
+    """A storage is a whole file of torch.save inside the pickle; the original calls torch.load."""
+    with opened(machine, value) as source:
+        storage = read_legacy(source, machine.budget)
+    if not isinstance(storage, Tensor):
+        raise TypeError("the numbers of a tensor are something else")
+    return storage
+
+
+class _NvidiaMachine(DataMachine):
+    calls = DataMachine.calls | {
+        "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
+        "dnnlib.tflib.network.Network": _network,
+        "dnnlib.util.EasyDict": _easy_dict,
+        "torch.storage._load_from_bytes": _storage,
+    }
+
+    def build(self, target: object, state: object) -> None:
+        if isinstance(target, TensorFlowNetwork) and isinstance(state, dict):
+            target.state.update(state)
+        else:
+            super().build(target, state)

@@ -1,0 +1,156 @@
+"""Downloads that survive an interruption: what has arrived is kept, only the rest is asked for.
+
+    downloader = ResumingDownloader(folder / "ffhq.pkl.part", size=381_389_540)
+    pooch.retrieve(url, "sha256:...", "ffhq.pkl", folder, downloader=downloader)
+
+pooch checks the hash and moves the file into place, but begins every download anew; this is the
+part it lacks. Bytes are appended to `NAME.part`. `NAME.part.json` says which version of the file
+they belong to (ETag or Last-Modified), and the server is asked to continue only that version
+(HTTP `Range` with `If-Range`, RFC 9110, section 13.1.5). A server that ignores ranges, or that
+holds another version by now, makes us start over.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from airlib.errors import AirlibError
+from airlib.files import write_json
+from airlib.progress import track
+
+TIMEOUT = (10, 60)  # seconds to connect, and without any data
+BLOCK = 1 << 14  # bytes; a broken connection loses less than this
+LOST = (
+    requests.exceptions.ConnectionError,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.Timeout,
+)
+
+
+class ResumingDownloader:
+    """A downloader for pooch that continues `part`.
+
+    size: bytes that the file must have, None if nobody says. A connection that breaks is tried
+    again for as long as that brings the download further.
+
+    Raises AirlibError if the server offers another size, or a web page instead of the file;
+    `requests` errors for everything that goes wrong with the connection.
+    """
+
+    def __init__(self, part: Path, size: int | None = None) -> None:
+        self.part, self.size = part, size
+        self.version_file = part.with_name(part.name + ".json")
+
+    def __call__(self, url: str, output_file: str | Path, _pooch: Any) -> None:
+        furthest = self._received(url)
+        while not self._complete(url):
+            try:
+                self._transfer(url)
+            except LOST:
+                if self._received(url) <= furthest:
+                    raise
+                furthest = self._received(url)
+        os.replace(self.part, output_file)
+        self.version_file.unlink(missing_ok=True)
+
+    def _transfer(self, url: str) -> None:
+        """One request: appends what it brings to the part, or begins the part anew."""
+        version, received = self._version(url), self._received(url)
+        headers = {"Accept-Encoding": "identity"}  # the bytes of the file itself
+        if received:
+            headers |= {"Range": f"bytes={received}-", "If-Range": _validator(version)}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            refused = response.status_code == requests.codes.requested_range_not_satisfiable
+            if refused and received:
+                return self._discard()
+            response.raise_for_status()
+            offer = _offer(response)
+            self._check(response, offer["bytes"])
+            if response.status_code == requests.codes.partial_content:
+                if not _continues(response, offer, version, received):
+                    return self._discard()
+            else:
+                self._discard()
+                received = 0
+                write_json(self.version_file, {"url": url, **offer})
+            self._append(response, received, offer["bytes"])
+            size = self.part.stat().st_size
+            if offer["bytes"] is None:  # only the end of the stream tells the length
+                self._check(response, size)
+                write_json(self.version_file, {"url": url, **offer, "bytes": size})
+            elif size < offer["bytes"]:
+                raise requests.exceptions.ConnectionError("the server closed the connection early")
+
+    def _append(self, response: requests.Response, received: int, total: int | None) -> None:
+        name = self.part.name.removesuffix(".part")
+        with track(None, name, total) as bar, self.part.open("ab") as file:
+            bar.unit, bar.unit_scale = "B", True
+            bar.n = bar.initial = received
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+
+    def _check(self, response: requests.Response, offered: int | None) -> None:
+        if "text/html" in response.headers.get("Content-Type", ""):
+            raise AirlibError(
+                f"{response.url} answers with a web page instead of the file; open it in a browser"
+            )
+        if None not in (self.size, offered) and offered != self.size:
+            raise AirlibError(
+                f"{response.url} offers {offered:,} bytes instead of {self.size:,}: it is not the "
+                "file that is meant"
+            )
+
+    def _complete(self, url: str) -> bool:
+        version = self._version(url)
+        return self.part.is_file() and self.part.stat().st_size == version.get("bytes")
+
+    def _received(self, url: str) -> int:
+        """Bytes that need not be asked for again; 0 if their version cannot be named."""
+        usable = self.part.is_file() and _validator(self._version(url)) is not None
+        return self.part.stat().st_size if usable else 0
+
+    def _version(self, url: str) -> dict[str, Any]:
+        """What the part is the beginning of; empty if unknown, or if it is from another URL."""
+        try:
+            version = json.loads(self.version_file.read_text(encoding="utf-8"))
+            same = version["url"] == url and version.keys() == {"url", *OFFER}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return version if same else {}
+
+    def _discard(self) -> None:
+        """Empty the part; in this order, so that a kill in between cannot mix two versions."""
+        self.part.unlink(missing_ok=True)
+        self.version_file.unlink(missing_ok=True)
+
+
+OFFER = ("bytes", "etag", "last_modified")
+
+
+def _offer(response: requests.Response) -> dict[str, Any]:
+    """Which version of the whole file the server speaks of."""
+    headers = response.headers
+    whole = headers.get("Content-Range", "").rpartition("/")[2]  # of a partial answer
+    length = whole or headers.get("Content-Length", "")
+    values = int(length) if length.isdecimal() else None, headers.get("ETag")
+    return dict(zip(OFFER, (*values, headers.get("Last-Modified")), strict=True))
+
+
+def _continues(
+    response: requests.Response, offer: dict[str, Any], version: dict[str, Any], received: int
+) -> bool:
+    """Whether a partial answer is the rest of what has arrived."""
+    if not received:
+        raise requests.exceptions.ConnectionError("the server sent a part that nobody asked for")
+    same = all(offer[key] in (None, version[key]) for key in OFFER)  # it may omit what is known
+    return same and response.headers.get("Content-Range", "").startswith(f"bytes {received}-")
+
+
+def _validator(version: dict[str, Any]) -> str | None:
+    """What `If-Range` may hold: an ETag that is not weak, else the date of the last change."""
+    etag = version.get("etag")
+    return etag if etag and not etag.startswith("W/") else version.get("last_modified")

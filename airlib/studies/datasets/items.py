@@ -1,0 +1,85 @@
+"""One image of a data set: where it lies, which part of it is meant, and how to read it.
+
+An item is a promise: nothing is opened before `read`, which worker processes call. Its `key` names
+it within its data set, without the folder the data set lies in, so that a sample drawn by key is
+the same on every machine.
+
+Pictures come out as people see them: turned upright by their EXIF orientation, transparent parts on
+white, every colour model (grayscale, palette, CMYK) as RGB. A bounding box counts the pixels as
+they are stored, before turning, and is rounded to the nearest pixel edges. The data sets do not say
+which of the two they mean, and it matters for few of their images.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, ImageOps
+
+from airlib.errors import AirlibError
+
+# Smaller objects are left out: CLIP enlarges its input to 224 pixels, and MS COCO itself calls an
+# object of less than 32 x 32 pixels small. The paper states no minimum; this one is our choice.
+SMALLEST_BOX = 32  # pixels, both sides
+SMALLEST_FRACTION = 0.05  # of both sides, where boxes are fractions: 51 of the usual 1024 pixels
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True, slots=True)
+class ImageItem:
+    """The file `root / name`, or the part of it inside `box`.
+
+    name: POSIX path within the data set. box: pixels, or fractions of width and height.
+    """
+
+    root: Path
+    name: str
+    box: Box | None = None
+    unit: Literal["pixels", "fractions"] = "pixels"
+
+    @property
+    def key(self) -> str:
+        return self.name if self.box is None else f"{self.name} {self.box}"
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    def read(self) -> Image.Image:
+        """The picture in mode RGB. Raises AirlibError, which names the file, if unreadable."""
+        try:
+            with warnings.catch_warnings(), Image.open(self.path) as file:
+                warnings.simplefilter("ignore")  # of damaged EXIF data: the picture is what counts
+                return rgb(ImageOps.exif_transpose(self._cut(file)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise AirlibError(
+                f"cannot read the image {self.name} ({error}); replace or remove it"
+            ) from error
+
+    def _cut(self, image: Image.Image) -> Image.Image:
+        if self.box is None:
+            return image
+        width, height = image.size if self.unit == "fractions" else (1, 1)
+        left, top, right, bottom = self.box
+        left, right = (min(max(round(x * width), 0), image.width) for x in (left, right))
+        top, bottom = (min(max(round(y * height), 0), image.height) for y in (top, bottom))
+        if left >= right or top >= bottom:
+            raise ValueError(f"the box {self.box} lies outside of {image.width} x {image.height}")
+        return image.crop((left, top, right, bottom))
+
+
+def large_enough(box: Box, smallest: float = SMALLEST_BOX) -> bool:
+    """Whether both sides of the box reach the minimum."""
+    left, top, right, bottom = box
+    return right - left >= smallest and bottom - top >= smallest
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """In mode RGB, on white where the image is transparent."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")

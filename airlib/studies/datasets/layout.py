@@ -1,0 +1,47 @@
+"""What lies where: a missing part of a published layout is one clear error, before any work."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from airlib.errors import AirlibError
+
+
+def required_folder(folder: Path, content: str) -> Path:
+    """The folder, or an AirlibError that says what it should hold."""
+    if not folder.is_dir():
+        raise AirlibError(f"no such folder: {folder}; it should hold {content}")
+    return folder
+
+
+def required_files(directory: Path, names: Iterable[str], content: str) -> list[Path]:
+    """The files of the directory that match one of `names` (patterns), at least one, sorted."""
+    wanted = " or ".join(names)
+    required_folder(directory, f"{wanted}: {content}")
+    found = {path for name in names for path in directory.glob(name) if path.is_file()}
+    if not found:
+        raise AirlibError(f"{directory} has no {wanted}; it should hold {content}")
+    return sorted(found)
+
+
+def read_json(path: Path) -> Any:
+    """The content of an annotation file; AirlibError where it is damaged."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: object) -> AirlibError:
+    """The error for an annotation file that does not have its published form."""
+    if isinstance(error, KeyError):
+        error = f"no {error}"
+    return AirlibError(f"{path} is damaged or no file of this data set ({error}); fetch it again")
+
+
+def image_names(folder: Path) -> set[str]:
+    """Names of the files in a folder: annotations of images that are not there are left out, so
+    that a part of a large data set can be used."""
+    return {entry.name for entry in folder.iterdir()}

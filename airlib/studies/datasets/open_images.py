@@ -1,0 +1,63 @@
+"""Open Images: objects cut out by bounding box, classified by their label.
+
+    DIRECTORY/class-descriptions-boxable.csv         "/m/0k4j,Car" per line; any published edition
+    DIRECTORY/validation-annotations-bbox.csv        one or several splits; those are used
+    DIRECTORY/validation/000026e7ee790996.jpg        whose folder of images exists
+
+Boxes are fractions of width and height. Left out are boxes around a group or drawn from inside the
+object (the columns IsGroupOf and IsInside), boxes below the minimum size of `items`, and images
+that are not on disk.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from airlib.errors import AirlibError
+from airlib.studies.datasets.items import SMALLEST_FRACTION, ImageItem, large_enough
+from airlib.studies.datasets.layout import damaged, image_names, required_files
+from airlib.studies.datasets.sampling import ConceptDataset, Stream
+
+DESCRIPTIONS = ["*class-descriptions*.csv"]
+BOXES = ["*-annotations-bbox.csv"]
+
+
+def open_open_images(directory: Path) -> ConceptDataset:
+    """The objects of all splits that are present."""
+    descriptions = required_files(directory, DESCRIPTIONS, 'lines such as "/m/0k4j,Car"')
+    files = required_files(directory, BOXES, "the boxes of Open Images, a file per split")
+    splits = {file: _split(file) for file in files}
+    splits = {file: split for file, split in splits.items() if (directory / split).is_dir()}
+    if not splits:
+        wanted = " or ".join(_split(file) for file in files)
+        raise AirlibError(f"{directory} has no folder {wanted} with the images of Open Images")
+    return ConceptDataset("open_images", lambda: _stream(descriptions, splits))
+
+
+def _split(file: Path) -> str:
+    """The split of e.g. "oidv6-train-annotations-bbox.csv": train."""
+    return file.name.removesuffix("-annotations-bbox.csv").rpartition("-")[2]
+
+
+def _stream(descriptions: list[Path], splits: Mapping[Path, str]) -> Stream:
+    labels = {}
+    for file in descriptions:
+        with file.open(encoding="utf-8", newline="") as lines:
+            labels.update(row[:2] for row in csv.reader(lines) if len(row) > 1)
+    for file, split in splits.items():
+        with file.open(encoding="utf-8", newline="") as lines:
+            try:
+                yield from _objects(csv.DictReader(lines), labels, file.parent, split)
+            except (KeyError, TypeError, ValueError, csv.Error) as error:
+                raise damaged(file, error) from error
+
+
+def _objects(rows: csv.DictReader, labels: Mapping[str, str], root: Path, split: str) -> Stream:
+    present = image_names(root / split)
+    for row in rows:
+        name = f"{row['ImageID']}.jpg"
+        box = tuple(float(row[side]) for side in ("XMin", "YMin", "XMax", "YMax"))
+        one_object = row["IsGroupOf"] != "1" and row["IsInside"] != "1"
+        if one_object and name in present and large_enough(box, SMALLEST_FRACTION):
+            item = ImageItem(root, f"{split}/{name}", box, "fractions")
+            yield labels[row["LabelName"]], item

@@ -1,0 +1,28 @@
+"""A world: a source generator, a CLIP space, and the pairs that can be tried in it.
+
+    world = open_world("tiny", "human")
+    baby = world.adapt("air", "human-baby", seed=0)
+    images = baby.apply(world.generator)(world.sample(8))
+
+`profile` decides weights and numbers, never what a method does. Where the true target of a latent
+can be drawn (`world.knows_truth`, the tiny world) a method is compared with what it should have
+made; elsewhere with reference images of the target.
+"""
+
+from airlib.profiles import Profile, load_profile
+from airlib.worlds.base import METHODS, World
+from airlib.worlds.paper import PaperWorld
+from airlib.worlds.tiny import TinyWorld
+
+__all__ = ["METHODS", "PaperWorld", "TinyWorld", "World", "open_world"]
+
+WORLDS = {"tiny": TinyWorld, "paper": PaperWorld}
+
+
+def open_world(profile: str | Profile = "tiny", source: str | None = None) -> World:
+    """The world of a profile, started from one source generator (default: its first).
+
+    Raises AirlibError for unknown names, and for missing or damaged weights.
+    """
+    numbers = load_profile(profile) if isinstance(profile, str) else profile
+    return WORLDS[numbers.name].open(numbers, source)

@@ -1,0 +1,111 @@
+"""The paper world: published weights from `data_manifests/`, reference images from a folder.
+
+No true target is known for a photograph; a pair is scored against reference images of its target
+domain. With `networks.weights = "random"` (what a dry run sets) every network has its real size and
+random weights, and references are noise: nothing is downloaded and nothing is claimed, but shapes,
+numbers and memory are those of a real run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from PIL import ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+
+from airlib.assets import asset_directory, asset_file
+from airlib.checkpoints.nvlabs import read_nvlabs
+from airlib.clip_space.encoder import ClipEncoder, ClipSpace
+from airlib.errors import AirlibError
+from airlib.evaluation.protocol import Reference
+from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.profiles import Profile
+from airlib.seeding import rng
+from airlib.studies.datasets.folders import IMAGE_SUFFIXES
+from airlib.studies.datasets.items import ImageItem
+from airlib.worlds.base import World
+
+FEWEST_REFERENCES = 10
+CLIP_ASSETS = {"ViT-B-32": "clip-vit-b32", "ViT-B-16": "clip-vit-b16"}
+
+
+@dataclass(frozen=True, eq=False)
+class PaperWorld(World):
+    """StyleGAN2-ADA and OpenAI's CLIP, on the GPU where there is one."""
+
+    knows_truth: ClassVar[bool] = False
+    reference_rows: ClassVar[tuple[str, ...]] = ("source",)
+
+    @classmethod
+    def open(cls, profile: Profile, source: str | None) -> Self:
+        """The generator called `source` in the profile, and its CLIP models."""
+        source = source or next(iter(profile.sources))
+        if source not in profile.sources:
+            known = ", ".join(profile.sources)
+            raise AirlibError(f"unknown source {source!r}; choose from {known}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        weights = profile.world.clip_weights
+        encoders = [_encoder(name, profile).to(device) for name in profile.world.clip]
+        space = ClipSpace(list(zip(encoders, weights, strict=True)))
+        return cls(profile, source, _generator(source, profile).to(device), space)
+
+    @cache  # noqa: B019 - a world lives as long as its notebook
+    def reference(self, pair: str) -> Reference:
+        """Reference images of the pair's target domain."""
+        batches = self._reference_images(self.pair(pair).target)
+        return Reference.of((), self.space.encoders[0], batches)
+
+    def _reference_images(self, target: str) -> Iterator[Tensor]:
+        n, size = self.profile.evaluation.references, self.generator.resolution
+        if self.profile.networks.weights == "random":
+            stream = rng(0, "references")
+            return (2 * torch.rand(1, 3, size, size, generator=stream) - 1 for _ in range(n))
+        folder = asset_directory() / target
+        if not folder.is_dir():
+            raise AirlibError(
+                f"there are no reference images of {target!r}; put up to {n} of them into {folder} "
+                "(data_manifests/reference_sets.yaml says which are published)"
+            )
+        return _read_images(folder, size, n)
+
+
+def _read_images(folder: Path, size: int, most: int) -> Iterator[Tensor]:
+    """The first images of a folder by name, [1, 3, size, size] in [-1, 1], cropped to squares."""
+    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if len(names) < FEWEST_REFERENCES:
+        raise AirlibError(
+            f"{folder} holds {len(names)} images; at least {FEWEST_REFERENCES} are needed"
+        )
+    for name in names[:most]:
+        square = ImageOps.fit(ImageItem(folder, name).read(), (size, size))
+        yield to_tensor(square)[None] * 2 - 1
+
+
+def _generator(source: str, profile: Profile) -> StyleGAN2:
+    numbers = profile.sources[source]
+    if profile.networks.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            generator = StyleGAN2(StyleGAN2Config(resolution=numbers.resolution))
+    else:
+        imported = read_nvlabs(asset_file(numbers.asset))
+        generator = StyleGAN2(StyleGAN2Config(**imported.config))
+        generator.load_state_dict(imported.tensors)
+    if generator.resolution != numbers.resolution:
+        raise AirlibError(
+            f"{numbers.asset} draws {generator.resolution} pixels where the profile says "
+            f"{numbers.resolution}; fetch it again, or correct sources.{source}.resolution"
+        )
+    return generator.requires_grad_(False).eval()
+
+
+def _encoder(name: str, profile: Profile) -> ClipEncoder:
+    if name not in CLIP_ASSETS:
+        raise AirlibError(f"unknown CLIP {name!r}; choose from {', '.join(CLIP_ASSETS)}")
+    if profile.networks.weights == "random":
+        return ClipEncoder.untrained(name)
+    return ClipEncoder.openai(name, asset_file(CLIP_ASSETS[name]))

@@ -1,0 +1,117 @@
+"""The tiny world: shipped weights, two judges, and a renderer that knows every right answer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from airlib.clip_space.encoder import ClipEncoder, ClipSpace
+from airlib.errors import AirlibError
+from airlib.evaluation.protocol import Reference
+from airlib.files import load_tensors
+from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.profiles import Profile
+from airlib.results import Metric
+from airlib.studies.truth_gap import TruthGap, truth_gap
+from airlib.tinyworld import train_generator
+from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
+from airlib.tinyworld.renderer import render
+from airlib.tinyworld.train_generator import condition
+from airlib.tinyworld.training import WEIGHTS
+from airlib.worlds.base import METHODS, World
+
+SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
+GAP_SAMPLES = 96  # latents of a truth gap
+PAIRED = 200  # latents whose true target is drawn for the paired distances
+
+
+@dataclass(frozen=True, eq=False)
+class TinyWorld(World):
+    """The embedded world, in which any latent can be drawn in any domain."""
+
+    judges: tuple[Judge, VitJudge]
+
+    knows_truth: ClassVar[bool] = True
+    reference_rows: ClassVar[tuple[str, ...]] = ("source", "prior", "truth")
+
+    @classmethod
+    def open(cls, profile: Profile, source: str | None) -> Self:
+        """The world generator restricted to `source` (human or dog), and the networks around it."""
+        source = source or next(iter(SOURCES))
+        if source not in SOURCES:
+            raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
+        encoders = [(ClipEncoder.tiny(), weight) for weight in profile.world.clip_weights]
+        judges = tuple(load_judge(name) for name in NETWORKS)
+        return cls(profile, source, _restricted(SOURCES[source]), ClipSpace(encoders), judges)
+
+    def target_generator(self, pair: str) -> StyleGAN2:
+        """The world generator restricted to the pair's target domain, which it has seen."""
+        return _restricted(Domain.parse(self.pair(pair).target))
+
+    def truth(self, pair: str, z: Tensor) -> Tensor:
+        """The true target image of each latent [N, 3, H, W], drawn by the renderer."""
+        return render(z, Domain.parse(self.pair(pair).target))
+
+    @cache  # noqa: B019 - a world lives as long as its notebook
+    def reference(self, pair: str) -> Reference:
+        """The pair's target domain: fresh individuals, and the true targets of `z`."""
+        numbers = self.profile.evaluation
+        images = self.truth(pair, self.z(numbers.references, "references"))
+        truth = self.truth(pair, self.z(min(PAIRED, numbers.samples)))
+        return Reference.of(self.judges, self.space.encoders[0], images.split(50), truth)
+
+    def row(self, name: str, pair: str) -> Iterable[Tensor]:
+        """Beside the source: "prior", the world generator told to draw the target domain (what a
+        perfect adaptation of these weights would give), and "truth", the true target images.
+
+        The truth are the latents' own targets: paired distances are 0 by definition, the Frechet
+        distance is its floor.
+        """
+        n = self.profile.evaluation.samples
+        if name == "prior":
+            return self.batches(self.target_generator(pair), n)
+        if name == "truth":
+            return self.truth(pair, self.z(n)).split(50)
+        return super().row(name, pair)
+
+    def score(self, batches: Iterable[Tensor], pair: str, method: str, seed: int) -> list[Metric]:
+        """For an adaptation the truth gap as well."""
+        batches = list(batches)
+        metrics = super().score(batches, pair, method, seed)
+        if method in METHODS:
+            gap = self.truth_gap(pair, torch.cat(batches)[:GAP_SAMPLES]).gap
+            protocol = f"directional loss of the true targets minus reached, {GAP_SAMPLES} latents"
+            owner = (pair, method, seed)
+            metrics.append(Metric("clip_truth_gap", gap, GAP_SAMPLES, None, protocol, *owner))
+        return metrics
+
+    def truth_gap(self, pair: str, images: Tensor) -> TruthGap:
+        """Directional loss of true targets, and of images [N, 3, H, W] of the first N of `z`."""
+        n = len(images)
+        numbers = self.numbers("nada", pair, {})
+        directions = self.objective("nada", pair, numbers, seed=0).directions
+        true = render(self.z(n), SOURCES[self.source]), self.truth(pair, self.z(n))
+        source = self.draw(self.generator, n)
+        return truth_gap(self.space, directions, (source, images), true, numbers["views"])
+
+
+def _restricted(domain: Domain) -> StyleGAN2:
+    return world_generator().restrict(condition(torch.tensor([domain.index]))[0])
+
+
+def world_generator(path: str | Path = WEIGHTS / "stylegan2.safetensors") -> StyleGAN2:
+    """The conditional generator of all domains, in float32."""
+    tensors, config = load_tensors(path)
+    try:
+        generator = StyleGAN2(StyleGAN2Config(**config))
+        generator.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except (TypeError, RuntimeError) as error:
+        raise AirlibError(
+            f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`"
+        ) from error
+    return generator.requires_grad_(False).eval()

@@ -1,0 +1,191 @@
+"""NVIDIA's pickles become our StyleGAN2: the recorded images of their network, from every layout.
+
+The recording holds weights and images; `nvlabs_pickles` writes the weights as NVIDIA would.
+"""
+
+import math
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nvlabs_pickles import pickled, pickled_tensorflow
+from small_networks import small_generator
+
+from airlib.checkpoints.nvlabs import read_nvlabs
+from airlib.errors import AirlibError
+from airlib.files import load_tensors, save_tensors
+from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = StyleGAN2Config(
+    resolution=32, z_dim=64, w_dim=64, channel_base=1024, channel_max=64, conv_clamp=256
+)
+RECORDED = asdict(CONFIG)
+LAYOUTS = {
+    "ada": lambda state, config, **o: pickled(state, config, "ada", **o),
+    "stylegan3": lambda state, config, **o: pickled(state, config, "stylegan3", **o),
+    "TensorFlow": pickled_tensorflow,
+}
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN / "nv_sg2ada_32.npz", allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files if key != "meta"}
+    return {key.removeprefix("out/"): torch.from_numpy(a).float() for key, a in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def recorded_state(recorded) -> dict[str, torch.Tensor]:
+    return {k.removeprefix("sd/"): value for k, value in recorded.items() if k.startswith("sd/")}
+
+
+def network(imported) -> StyleGAN2:
+    loaded = StyleGAN2(StyleGAN2Config(**imported.config))
+    loaded.load_state_dict(imported.tensors)
+    return loaded.requires_grad_(False).eval()
+
+
+# --- the recorded network ------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_imported_network_makes_the_recorded_images(
+    layout, protocol, recorded, recorded_state, tmp_path
+):
+    path = tmp_path / "network.pkl"
+    path.write_bytes(LAYOUTS[layout](recorded_state, RECORDED, protocol=protocol))
+    imported = read_nvlabs(path)
+    assert imported.kind == "stylegan2"
+    assert imported.config == RECORDED
+    ours = {k: v for k, v in recorded_state.items() if not k.endswith("resample_filter")}
+    assert imported.tensors.keys() == ours.keys()
+    assert all(torch.equal(imported.tensors[name], value) for name, value in ours.items())
+    filters = 0 if layout == "TensorFlow" else len(recorded_state) - len(ours)
+    assert len(imported.ignored) == filters
+    loaded = network(imported)
+    for latents, noise, images in (
+        (recorded["ws"], "const", "img_const"),
+        (loaded.map(recorded["z"], 0.7), "const", "img_psi0.7_const"),
+    ):
+        torch.testing.assert_close(loaded(latents, noise), recorded[images], atol=5e-5, rtol=0)
+
+
+def test_an_import_survives_the_round_trip_through_our_files(recorded_state, tmp_path):
+    (tmp_path / "network.pkl").write_bytes(pickled(recorded_state, RECORDED))
+    imported = read_nvlabs(tmp_path / "network.pkl")
+    save_tensors(tmp_path / "network.safetensors", imported.tensors, imported.config)
+    tensors, config = load_tensors(tmp_path / "network.safetensors")
+    assert config == imported.config
+    assert all(torch.equal(tensors[name], value) for name, value in imported.tensors.items())
+
+
+@pytest.mark.parametrize("clamp", [None, 1.5, 256])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_clamp_is_the_one_of_the_layers(layout, clamp, tmp_path):
+    """Its default differs between the two repositories, so a missing argument says nothing."""
+    source = small_generator()
+    config = source.config_dict() | {"conv_clamp": clamp}
+    (tmp_path / "file").write_bytes(LAYOUTS[layout](source.state_dict(), config))
+    assert read_nvlabs(tmp_path / "file").config["conv_clamp"] == clamp
+
+
+def test_arguments_shape_the_network(tmp_path):
+    """Every argument of the architecture arrives, in numbers that are nobody's default."""
+    source = small_generator(z_dim=12, w_dim=20, channel_base=192, channel_max=24, mapping_layers=3)
+    for layout, write in LAYOUTS.items():
+        (tmp_path / "file").write_bytes(write(source.state_dict(), source.config_dict()))
+        assert read_nvlabs(tmp_path / "file").config == source.config_dict(), layout
+
+
+def test_learning_rate_of_the_mapping(tmp_path):
+    source = small_generator()
+    arguments = {"num_layers": 2, "lr_multiplier": 0.5}
+    written = {
+        "ada": pickled(source.state_dict(), source.config_dict(), mapping_kwargs=arguments),
+        "tf": pickled_tensorflow(source.state_dict(), source.config_dict(), mapping_lrmul=0.5),
+    }
+    for content in written.values():
+        (tmp_path / "file").write_bytes(content)
+        assert read_nvlabs(tmp_path / "file").config["mapping_lr_multiplier"] == 0.5
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def refused(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(AirlibError, match=message) as caught:
+        read_nvlabs(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_conditional_network_is_refused(layout, tmp_path):
+    source = small_generator(c_dim=5)
+    state = {k: v for k, v in source.state_dict().items() if "embed" not in k}
+    content = LAYOUTS[layout](state, source.config_dict())
+    refused(tmp_path / "file", content, "conditional network .5 classes.")
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "message"),
+    [
+        ("ada", {"img_channels": 1}, "another img_channels than 3"),
+        ("stylegan3", {"architecture": "orig"}, "another architecture than skip"),
+        ("stylegan3", {"use_noise": False}, "another use_noise than True"),
+        ("stylegan3", {"resample_filter": [1, 2, 1]}, "another resample_filter"),
+        ("stylegan3", {"mapping_kwargs": {"activation": "relu"}}, "another activation than lrelu"),
+        ("stylegan3", {"mapping_kwargs": {"num_layers": 10**9}}, "no valid num_layers"),
+        ("stylegan3", {"mapping_kwargs": {"num_layers": 3}}, "lacks tensors.*fc2"),
+        ("stylegan3", {"mapping_kwargs": {"num_layers": 1}}, "does not have.*fc1"),
+        ("stylegan3", {"mapping_kwargs": None}, "how its network was built"),
+        ("stylegan3", {"mapping_kwargs": {"lr_multiplier": -1.0}}, "no valid lr_multiplier"),
+        ("stylegan3", {"mapping_kwargs": {"lr_multiplier": math.nan}}, "no valid lr_multiplier"),
+        ("ada", {"img_resolution": 32}, "lacks tensors.*b32"),
+        ("ada", {"img_resolution": 8}, "does not have.*b16"),
+        ("ada", {"img_resolution": 24}, "power of two"),
+        ("ada", {"img_resolution": 1 << 70}, "no valid img_resolution"),
+        ("ada", {"img_resolution": "16"}, "no valid img_resolution"),
+        ("ada", {"z_dim": 0}, "impossible network"),
+        ("ada", {"w_dim": 17}, "other shapes"),
+        ("stylegan3", {"channel_max": 8}, "other shapes"),
+        ("TensorFlow", {"architecture": "resnet"}, "another architecture than skip"),
+        ("TensorFlow", {"nonlinearity": "relu"}, "another nonlinearity"),
+        ("TensorFlow", {"resolution": 32}, "lacks tensors"),
+        ("TensorFlow", {"version": 3}, "older version"),
+    ],
+)
+def test_another_architecture_is_refused(layout, changes, message, tmp_path):
+    source = small_generator()
+    content = LAYOUTS[layout](source.state_dict(), source.config_dict(), **changes)
+    refused(tmp_path / "file", content, message)
+
+
+def test_missing_and_unknown_tensors_are_named(tmp_path):
+    source = small_generator()
+    state, config = source.state_dict(), source.config_dict()
+    for layout, write in LAYOUTS.items():
+        less = {k: v for k, v in state.items() if k != "synthesis.b8.conv0.affine.bias"}
+        refused(tmp_path / "file", write(less, config), r"lacks.*b8\.conv0\.affine\.bias")
+        more = state | {"synthesis.b8.conv1.surprise": torch.ones(3)}
+        refused(tmp_path / layout, write(more, config), "surprise")
+
+
+def test_a_stylegan3_network_is_refused(tmp_path):
+    source = small_generator()
+    state = source.state_dict()
+    state = {re.sub(r"synthesis\.b\d+\.", "synthesis.L0_", name): v for name, v in state.items()}
+    refused(tmp_path / "file", pickled(state, source.config_dict()), "StyleGAN3, perhaps")
+
+
+def test_the_orig_architecture_is_refused(tmp_path):
+    source = small_generator()
+    content = pickled_tensorflow(source.state_dict(), source.config_dict())
+    renamed = content.replace(b"16x16/ToRGB/", b"ToRGB_lod10/")
+    refused(tmp_path / "file", renamed, '"orig" architecture')

@@ -1,0 +1,93 @@
+"""The paper world: real code paths with random weights, and clear words where files are missing."""
+
+import pytest
+import torch
+from PIL import Image
+
+from airlib.errors import AirlibError
+from airlib.profiles import load_profile
+from airlib.sweep import sweep
+from airlib.worlds import open_world, paper
+
+SMALL = {"sources.ffhq.resolution": 64}  # otherwise the dry run of a published generator
+
+
+@pytest.fixture(autouse=True)
+def assets(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
+    return tmp_path / "assets"
+
+
+@pytest.fixture(scope="module")
+def world():
+    return open_world(load_profile("paper", SMALL, dry_run=True))
+
+
+def test_a_dry_run_adapts_and_scores_without_a_download(world, assets):
+    adaptation = world.adapt("air", "human-baby")
+    losses = [entry for entry in adaptation.log if "event" not in entry]
+    assert [set(entry) - {"step"} for entry in losses] == [{"direction"}, {"direction", "adaptive"}]
+    adapted = adaptation.apply(world.generator)
+    metrics = world.score(world.batches(adapted, 4), "human-baby", "air", 0)
+    assert {metric.name for metric in metrics} == {"clip_distance", "clip_gap"}
+    assert all("random weights" in metric.protocol for metric in metrics[:1])
+    assert not assets.exists()
+
+
+def test_a_dry_run_has_the_real_size():
+    numbers = load_profile("paper", dry_run=True)
+    with torch.device("meta"):
+        generator = paper._generator("ffhq", numbers)
+    size = sum(p.numel() for p in generator.parameters())
+    assert (generator.resolution, size) == (1024, 30_370_060)
+
+
+def test_random_weights_are_the_same_every_time(world):
+    again = open_world(load_profile("paper", SMALL, dry_run=True), "ffhq")
+    assert torch.equal(again.draw(again.generator, 2), world.draw(world.generator, 2))
+
+
+def test_a_sweep_of_the_paper_world_has_its_own_reference_rows(tmp_path):
+    numbers = load_profile("paper", dry_run=True)
+    overrides = {**numbers.dry_run, **SMALL}
+    runs = sweep("paper", ["nada"], ["human-baby"], [0], tmp_path / "runs", overrides, 1)
+    assert [run.method for run in runs] == ["source", "nada"]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: open_world("paper"), "airlib fetch --only clip-vit-b32"),
+        (lambda: paper._generator("ffhq", load_profile("paper")), "fetch --only stylegan2-ffhq"),
+        (lambda: open_world("paper", "human"), "unknown source 'human'; choose from ffhq, afhqdog"),
+        (lambda: paper._encoder("ViT-X", load_profile("paper")), "unknown CLIP 'ViT-X'"),
+    ],
+)
+def test_missing_weights_and_wrong_names_say_what_to_do(call, words):
+    with pytest.raises(AirlibError, match=words):
+        call()
+
+
+def test_reference_images_are_read_from_a_folder(tmp_path, assets, world):
+    with pytest.raises(AirlibError, match="no reference images of 'ffhq-babies/babies'; put up to"):
+        _published(world).reference("human-baby")
+    folder = assets / "ffhq-babies" / "babies"
+    folder.mkdir(parents=True)
+    for i in range(12):  # twice as wide as high: the sides are cut off
+        image = Image.new("RGB", (128, 64), (255, 0, 0))
+        image.paste((0, 0, 10 * i), (32, 0, 96, 64))
+        image.save(folder / f"{i:02d}.png")
+    images = torch.cat(list(_published(world)._reference_images("ffhq-babies/babies")))
+    assert images.shape == (12, 3, 64, 64)
+    expected = torch.tensor([[-1.0, -1.0, 20 * i / 255 - 1] for i in range(12)])
+    torch.testing.assert_close(images.mean(dim=(2, 3)), expected)
+    for path in sorted(folder.iterdir())[5:]:
+        path.unlink()
+    with pytest.raises(AirlibError, match="holds 5 images; at least 10"):
+        list(_published(world)._reference_images("ffhq-babies/babies"))
+
+
+def _published(world) -> paper.PaperWorld:
+    """The same networks, as if their weights had been fetched."""
+    numbers = load_profile("paper", {**SMALL, "evaluation.references": 20})
+    return paper.PaperWorld(numbers, world.source, world.generator, world.space)
