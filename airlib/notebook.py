@@ -45,7 +45,8 @@ class Session:
         from airlib import figures
 
         _require_name(name, "figure")
-        figures.stamp(figure, f"profile: {self.profile.name}")
+        dry = ", dry run" * self.record.parameters["dry_run"]
+        figures.stamp(figure, f"profile: {self.profile.name}{dry}")
         figures.save_figure(figure, self.record.directory / f"{name}.png", alt)
         self.record.add_figure(f"{name}.png", alt, title)
         text = f"{title or name}: {alt}"

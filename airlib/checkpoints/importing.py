@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from airlib.checkpoints import guided_diffusion, nvlabs, openai_clip, rosinality
 from airlib.checkpoints.tables import Imported
-from airlib.checkpoints.unpickling import regular_file, read_torch
+from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 
