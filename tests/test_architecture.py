@@ -17,7 +17,8 @@ LAYERS = [
     | {"airlib.downloads"},
     {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets", "airlib.widgets"}
     | {"airlib.manifests"},
-    {"airlib.checkpoints", "airlib.clip_space", "airlib.generators", "airlib.tinyworld"},
+    {"airlib.checkpoints", "airlib.clip_space", "airlib.encoders", "airlib.generators"}
+    | {"airlib.tinyworld"},
     {"airlib.parameterizations", "airlib.methods.step"},
     {"airlib.adaptation", "airlib.methods"},
     {"airlib.evaluation", "airlib.editing"},

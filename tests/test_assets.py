@@ -81,13 +81,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_body(body[:cut], asked)
 
     def send_body(self, body: bytes, asked: str | None) -> None:
-        self.server.sent.append((asked, 0))
-        index = len(self.server.sent) - 1
+        sent = self.server.sent  # a connection that was cut counts in the list of its time
+        sent.append((asked, 0))
+        index = len(sent) - 1
         for start in range(0, len(body), 10_000):
             block = body[start : start + 10_000]
             self.wfile.write(block)
             self.wfile.flush()
-            self.server.sent[index] = (asked, self.server.sent[index][1] + len(block))
+            sent[index] = (asked, sent[index][1] + len(block))
             time.sleep(self.server.pause)
         self.close_connection = True
 

@@ -109,7 +109,7 @@ def test_a_session_saves_and_records(tmp_path, capsys):
     session.show(figure, "curve", alt="A falling curve.", title="It falls")  # the cell ran twice
     assert capsys.readouterr().out == "It falls: A falling curve.\n" * 2
     session.finish()
-    assert [text.get_text() for text in figure.texts] == ["profile: tiny"]
+    assert [text.get_text() for text in figure.texts] == ["profile: tiny, dry run"]
     assert Image.open(tmp_path / "tiny/03_air/curve.png").text["Description"] == "A falling curve."
     results = json.loads((tmp_path / "tiny/03_air/results.json").read_text())
     assert results["figures"] == [

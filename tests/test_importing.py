@@ -123,12 +123,13 @@ def domain(path: Path) -> None:
 
 def encoder(path: Path) -> None:
     weight = torch.zeros(64, 6, 3, 3)
-    torch.save({"state_dict": {"encoder.input_layer.0.weight": weight}, "opts": {}}, path)
+    options = {"encoder_type": "BackboneEncoder"}
+    torch.save({"state_dict": {"encoder.input_layer.0.weight": weight}, "opts": options}, path)
 
 
 OTHER_FILES = {
     "domain.pt": (domain, "HyperDomainNet domain without its generator, .* cannot import yet"),
-    "e4e.pt": (encoder, "e4e or ReStyle encoder, which airlib cannot import yet"),
+    "psp.pt": (encoder, "an encoder of type 'BackboneEncoder', which airlib does not have"),
     "vgg.pt": (lambda p: torch.save({"conv.weight": torch.zeros(1)}, p), r"network \(conv.weight"),
     "number.pt": (lambda p: torch.save(7, p), "PyTorch file of another network"),
     "page.pt": (lambda p: p.write_text("\n<!DOCTYPE html><p>Sign in"), "web page, not weights"),

@@ -2,7 +2,7 @@
 
     path = import_file("ffhq.pkl")            # writes ffhq.pkl.safetensors
     describe(path)                            # what it is: the configuration in its header
-    generator = load_imported(path)           # StyleGAN2, UNet2DModel or CLIP, frozen
+    generator = load_imported(path)           # StyleGAN2, UNet2DModel, CLIP or E4e, frozen
 
 A file is known by its content, never by its name: by its first bytes (safetensors, TorchScript
 archive, NVIDIA pickle, file of `torch.save`, web page, ...) and, for a file of `torch.save`, by the
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from airlib.checkpoints import guided_diffusion, nvlabs, openai_clip, rosinality
+from airlib.checkpoints import e4e, guided_diffusion, nvlabs, openai_clip, rosinality
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
@@ -85,7 +85,7 @@ def describe(path: str | Path) -> dict:
 
 
 def load_imported(path: str | Path) -> nn.Module:
-    """The network in an imported file: StyleGAN2, diffusers' UNet2DModel or open_clip's CLIP.
+    """The network in an imported file: StyleGAN2, diffusers' UNet2DModel, open_clip's CLIP or E4e.
 
     In evaluation mode, float32, without gradients.
     """
@@ -146,18 +146,13 @@ def _read_content(form: TorchFormat, content: Any, path: Path) -> Imported:
     return form.read(content, path)
 
 
-def _is_e4e(content: Any) -> bool:
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    return isinstance(state, dict) and "encoder.input_layer.0.weight" in state
-
-
 def _is_domain(content: Any) -> bool:
     return isinstance(content, dict) and content.get("model_type") in ("parameterization", "mapper")
 
 
 TORCH_FORMATS = (
     TorchFormat("HyperDomainNet domain without its generator", _is_domain),
-    TorchFormat("e4e or ReStyle encoder", _is_e4e),
+    TorchFormat(e4e.SOURCE, e4e.is_e4e, e4e.from_e4e),
     TorchFormat(rosinality.SOURCE, rosinality.is_rosinality, rosinality.from_rosinality),
     TorchFormat(
         guided_diffusion.SOURCE,
@@ -185,6 +180,10 @@ def _build(kind: str, config: dict) -> nn.Module:
             from open_clip.model import CLIP
 
             return CLIP(**config)
+        if kind == "e4e":
+            from airlib.encoders.e4e import E4e, E4eConfig
+
+            return E4e(E4eConfig(**config))
     raise AirlibError(f"no network of kind {kind!r}; update airlib")
 
 

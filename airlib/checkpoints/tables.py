@@ -64,7 +64,7 @@ def translate(
     """
     result: dict[str, Tensor] = {}
     unknown, doubled = [], []
-    for name, tensor in source.items():
+    for name, tensor in ((str(key), tensor) for key, tensor in source.items()):
         if _reason(name, ignored):
             continue
         matches = [(re.fullmatch(rule[0], name), rule) for rule in table]
@@ -101,7 +101,7 @@ def _apply(
 
 def ignored_names(source: Iterable[str], ignored: Mapping[str, str]) -> tuple[str, ...]:
     """The names that `translate` leaves out, as "name: reason" (`Imported.ignored`)."""
-    reasons = {name: _reason(name, ignored) for name in source}
+    reasons = {str(name): _reason(str(name), ignored) for name in source}
     return tuple(f"{name}: {reason}" for name, reason in reasons.items() if reason)
 
 

@@ -1,0 +1,1 @@
+"""Encoders of photographs: image -> latents of a generator, one file per family."""
