@@ -1,0 +1,66 @@
+"""Losses that HyperDomainNet (Alanov et al. 2022) adds to a directional loss.
+
+- In-domain angle consistency (section 3.2): adapted images keep the angles in CLIP space that their
+  sources have with each other, so that they do not all become one image.
+- Target-target direction (section 4): images adapted to two targets differ as their texts do, so
+  that one network for many targets does not average them.
+- Domain norm (section 4): a domain vector stays near one, which changes nothing.
+
+Paper and code normalise the first and the last differently; both are here, the paper's by default.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from airlib.clip_space.offsets import directional_loss
+from airlib.errors import AirlibError
+
+Source = Literal["paper", "code"]
+
+
+def in_domain_angle(source: Tensor, adapted: Tensor, as_in: Source = "paper") -> Tensor:
+    """How much the angles between images change: unit embeddings [B, D] of source and adapted.
+
+    "paper": sum of (cos_ij - cos'_ij)^2 over all ordered pairs (Eq. 11). "code": the mean over
+    pairs, which does not grow with the batch. No gradient reaches `source`.
+    """
+    difference = source.detach() @ source.detach().T - adapted @ adapted.T
+    pairs = len(source) * (len(source) - 1)
+    off_diagonal = ~torch.eye(len(source), dtype=torch.bool, device=source.device)
+    total = difference[off_diagonal].square().sum()
+    if _checked(as_in) == "paper":
+        return total
+    return total / pairs
+
+
+def target_target_direction(images: Tensor, texts: Tensor) -> Tensor:
+    """1 - cos between image offset and text offset, mean over the pairs of a batch.
+
+    images: unit embeddings [B, D] of adapted images. texts: [B, K, D], each image's target text in
+    K templates; offsets are averaged over them. Two images of the same target have no text offset
+    and count as 1, without gradient.
+    """
+    first, second = torch.tril_indices(len(images), len(images), offset=-1, device=images.device)
+    text_offsets = (texts[second] - texts[first]).mean(dim=1)
+    return directional_loss(text_offsets, images[second] - images[first])
+
+
+def domain_norm(vectors: Sequence[Tensor], as_in: Source = "paper") -> Tensor:
+    """How far domain vectors, one [..., C] per layer, are from one.
+
+    "paper": squared norm of d - 1 over all layers, mean over leading dimensions. "code": the sum
+    over layers of the mean square, in which a wide layer weighs as much as a narrow one.
+    """
+    squares = [(vector - 1).square() for vector in vectors]
+    if _checked(as_in) == "paper":
+        return torch.stack([square.sum(dim=-1).mean() for square in squares]).sum()
+    return torch.stack([square.mean() for square in squares]).sum()
+
+
+def _checked(as_in: str) -> str:
+    if as_in not in ("paper", "code"):
+        raise AirlibError(f'as_in={as_in!r} is unknown; use "paper" or "code"')
+    return as_in
