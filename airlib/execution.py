@@ -28,9 +28,6 @@ from airlib.errors import AirlibError
 logging.getLogger("papermill").setLevel(logging.ERROR)  # airlib.parameters has checked the cell
 
 
-AGAIN = 2.0  # seconds between an interrupt and its repetition
-
-
 class ThisInterpreter(AsyncKernelManager):
     """Starts the interpreter that runs airlib, whatever kernels are registered on the machine."""
 
@@ -56,19 +53,15 @@ class ThisInterpreter(AsyncKernelManager):
 def ctrl_c_ends_the_kernel() -> Iterator[list[int]]:
     """Make Ctrl-C kill the kernel besides raising KeyboardInterrupt; yields the signals received.
 
-    The exception alone is not reliable: raised inside a callback of the event loop it is lost, with
-    the callback, perhaps the one that would have noticed the dead kernel. So, where the system has
-    timers, it is raised again every `AGAIN` seconds until this context is left.
+    The exception alone is not reliable: raised inside a callback of the event loop it is lost, and
+    the notebook would go on. A killed kernel ends the wait in any case.
     """
     received: list[int] = []
-    repeats = hasattr(signal, "setitimer")
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for manager in ThisInterpreter.started:
             manager.kill_now()
-        if repeats:
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
         raise KeyboardInterrupt
 
     in_main = threading.current_thread() is threading.main_thread()
@@ -76,14 +69,9 @@ def ctrl_c_ends_the_kernel() -> Iterator[list[int]]:
         yield received
         return
     signal.signal(signal.SIGINT, interrupt)
-    if repeats:
-        before = signal.signal(signal.SIGALRM, interrupt)
     try:
         yield received
     finally:
-        if repeats:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -240,7 +240,11 @@ def test_interrupt_leaves_nothing_half_written(make_notebook, tmp_path, log):
     )
     command = [sys.executable, "-m", "airlib.cli", "reproduce"]
     command += ["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     wait_for(lambda: log.exists() and log.read_text().endswith("\n"), 60)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
