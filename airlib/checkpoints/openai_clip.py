@@ -16,7 +16,6 @@ becomes float32, and the architecture follows from the shapes, as heads are alwa
 recorded with `quick_gelu`, which OpenAI trained with and open_clip does not assume by itself.
 """
 
-import io
 import re
 import zipfile
 from collections.abc import Mapping
@@ -27,10 +26,10 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
-from airlib.checkpoints.pickle_machine import Budget, Machine, Source
+from airlib.checkpoints.pickle_machine import Budget, Machine
 from airlib.checkpoints.tables import Imported, ignored_names, translate
-from airlib.checkpoints.torch_files import TorchMachine
-from airlib.checkpoints.unpickling import NONSENSE, regular_file
+from airlib.checkpoints.torch_files import TorchMachine, run_archive
+from airlib.checkpoints.unpickling import errors_of, regular_file
 from airlib.errors import AirlibError
 
 SOURCE = "OpenAI CLIP archive (TorchScript)"
@@ -81,18 +80,8 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
             f"{path} is no TorchScript archive, or it is damaged; `airlib import {path}` says what "
             "it is"
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _named_tensors(_read_tree(archive, Budget(path.stat().st_size)))
-    except UnpicklingError as error:
-        raise AirlibError(
-            f"{path} is refused: it {error}. Nothing in it was executed; "
-            "take the file from its publisher"
-        ) from error
-    except (OSError, zipfile.BadZipFile, *NONSENSE) as error:
-        raise AirlibError(
-            f"{path} is damaged ({type(error).__name__}: {error}); download it again"
-        ) from error
+    with errors_of(path, "TorchScript archive"), zipfile.ZipFile(path) as archive:
+        return _named_tensors(_read_tree(archive, Budget(path.stat().st_size)))
 
 
 class _Module:
@@ -130,22 +119,11 @@ def _read_tree(archive: zipfile.ZipFile, budget: Budget) -> object:
     """The root module of an archive."""
     data = next(name for name in archive.namelist() if re.fullmatch("[^/]+/data.pkl", name))
     root = data.removesuffix("data.pkl")
-
-    def read_member(name: str) -> bytes:
-        member = archive.getinfo(root + name)
-        if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
-            raise UnpicklingError(f"holds {name} encrypted or compressed")
-        budget.spend(member.file_size)
-        return archive.read(member)
-
-    def load(key: str, dtype: torch.dtype, count: int) -> Tensor:
-        numbers = torch.frombuffer(bytearray(read_member(f"data/{key}")), dtype=dtype)
-        if len(numbers) != count:
-            raise ValueError(f"storage {key} has not {count} elements")
-        return numbers
-
-    program = read_member("data.pkl")
-    return _ModuleTree(Source(io.BytesIO(program), len(program)), budget, load).run()
+    for member in archive.infolist():  # the program in code/ is compressed, and not opened
+        plain = not member.flag_bits & 1 and member.compress_type == zipfile.ZIP_STORED
+        if not plain and member.filename.startswith((data, f"{root}data/")):
+            raise UnpicklingError(f"holds {member.filename} encrypted or compressed")
+    return run_archive(archive, root, budget, _ModuleTree)
 
 
 def _named_tensors(root: object) -> dict[str, Tensor]:

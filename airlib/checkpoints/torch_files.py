@@ -85,6 +85,13 @@ def read_archive(archive: zipfile.ZipFile, budget: Budget) -> object:
     root = programs[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in archive.namelist():
         raise ValueError("a TorchScript archive, not a file of torch.save")
+    return run_archive(archive, root, budget, TorchMachine)
+
+
+def run_archive(
+    archive: zipfile.ZipFile, root: str, budget: Budget, machine: type[TorchMachine]
+) -> object:
+    """What the program ROOTdata.pkl builds on `machine`, with the storages of ROOTdata/<key>."""
 
     def member(name: str) -> bytes:
         budget.spend(archive.getinfo(root + name).file_size)
@@ -99,7 +106,7 @@ def read_archive(archive: zipfile.ZipFile, budget: Budget) -> object:
     if f"{root}byteorder" in archive.namelist() and member("byteorder") != b"little":
         raise UnpicklingError("holds tensors of a big-endian machine")
     program = member("data.pkl")
-    return TorchMachine(Source(BytesIO(program), len(program)), budget, load).run()
+    return machine(Source(BytesIO(program), len(program)), budget, load).run()
 
 
 def read_legacy(source: Source, budget: Budget) -> object:

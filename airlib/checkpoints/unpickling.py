@@ -56,7 +56,7 @@ def read_pickle(path: str | Path) -> object:
     tensors, arrays, containers, numbers and text.
     """
     path = regular_file(path)
-    with _errors_of(path, "NVIDIA pickle"), path.open("rb") as file:
+    with errors_of(path, "NVIDIA pickle"), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         _check_start(file)
         return _NvidiaMachine(Source(file, size), Budget(2 * size)).run()
@@ -69,7 +69,7 @@ def read_torch(path: str | Path) -> object:
     containers, numbers, text and `argparse.Namespace` (the `args` of rosinality's snapshots).
     """
     path = regular_file(path)
-    with _errors_of(path, "PyTorch file"), path.open("rb") as file:
+    with errors_of(path, "PyTorch file"), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if not zipfile.is_zipfile(file):
             file.seek(0)
@@ -81,7 +81,7 @@ def read_torch(path: str | Path) -> object:
 
 
 @contextmanager
-def _errors_of(path: Path, kind: str) -> Iterator[None]:
+def errors_of(path: Path, kind: str) -> Iterator[None]:
     """Whatever a bad file raises inside, as one AirlibError."""
     try:
         yield
