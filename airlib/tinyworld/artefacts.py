@@ -164,19 +164,26 @@ def damage_randomly(images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tenso
 
 
 def attack(
-    images: Tensor, loss: Callable[[Tensor], Tensor], max_radius: float, rng: torch.Generator
+    images: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    max_radius: float,
+    rng: torch.Generator,
+    steps: int = 1,
 ) -> Tensor:
     """`images` [n, 3, H, W] moved to raise `loss(images)`, each by at most a random L2 norm.
 
-    One gradient step from a random start (Wong et al. 2020, "Fast is better than free"). The norms
-    are uniform in [0, max_radius]. Nothing is clipped.
+    Gradient steps from a random start, each as long as the radius and projected back into it: one
+    (Wong et al. 2020, "Fast is better than free") or more (Madry et al. 2018). The norms are
+    uniform in [0, max_radius]. Nothing is clipped.
     """
     radius = max_radius * torch.rand(len(images), 1, 1, 1, generator=rng)
-    start = 0.5 * radius * _unit(torch.randn(images.shape, generator=rng))
-    moved = (images + start).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss(moved), moved)
-    change = start + radius * _unit(gradient)
-    return images + _unit(change) * torch.minimum(_norm(change), radius)
+    change = 0.5 * radius * _unit(torch.randn(images.shape, generator=rng))
+    for _ in range(steps):
+        moved = (images + change).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(moved), moved)
+        change = change + radius * _unit(gradient)
+        change = _unit(change) * torch.minimum(_norm(change), radius)
+    return images + change
 
 
 def _norm(images: Tensor) -> Tensor:

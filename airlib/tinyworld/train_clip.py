@@ -1,9 +1,9 @@
 """Training of the tiny CLIP: contrastive learning on renders and their captions.
 
-Each step draws renders and fresh captions, distorts the images (`augment`), moves half of them a
-step towards a wrong caption (`adversarial_step`), and asks both towers to find each other in the
-batch. The two image steps exist because this CLIP will be used as a *loss for generators*: its
-gradient with respect to pixels must point at shapes, not at artefacts that only CLIP can see.
+Each step draws renders and fresh captions, distorts the images (`augment`), moves them towards
+wrong captions (`adversarial_steps`), and asks both towers to find each other in the batch. The two
+changes of the images exist because this CLIP will be used as a *loss for generators*: its gradient
+with respect to pixels must point at shapes, not at artefacts that only CLIP can see.
 """
 
 import copy
@@ -31,7 +31,8 @@ BATCH = 192
 POOL_SIZE = 120_000  # shared by all trainings
 MAX_LOGIT_SCALE = 50.0
 MAX_PERTURBATION = 6.0
-"""Largest L2 norm of the adversarial step on a [-1, 1] image (3 where images span [0, 1])."""
+"""Largest L2 norm of the adversarial steps on a [-1, 1] image (3 where images span [0, 1])."""
+ATTACK_STEPS = 2
 
 HELD_OUT_RENDERS = 50  # per domain
 AGE_PROMPTS = ("a person", "a baby", "an old person")
@@ -43,7 +44,7 @@ class ClipTask:
 
     name = "clip"
 
-    def __init__(self, seed: int = 0, steps: int = 2000):
+    def __init__(self, seed: int = 0, steps: int = 3000):
         self.seed, self.steps = seed, steps
         self.tokenizer = load_tokenizer()
         self.config = model_config(self.tokenizer.vocab_size)
@@ -72,9 +73,8 @@ class ClipTask:
         images = augment(images, rng)
         same = same_text(texts)
         text_features = self.embed_texts(texts)
-        half = BATCH // 2
-        attacked = self.adversarial_step(images[:half], text_features.detach(), same[:half], rng)
-        image_features = self.embed_images(torch.cat([attacked, images[half:]]))
+        attacked = self.adversarial_steps(images, text_features.detach(), same, rng)
+        image_features = self.embed_images(attacked)
         scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         return contrastive_loss(scale * image_features @ text_features.T, same)
 
@@ -91,10 +91,10 @@ class ClipTask:
             features = self.model.encode_image(pixels)
         return F.normalize(features.float(), dim=-1)
 
-    def adversarial_step(
+    def adversarial_steps(
         self, images: Tensor, text_features: Tensor, same: Tensor, rng: torch.Generator
     ) -> Tensor:
-        """`images` [n, 3, H, W] moved to raise their own loss, by at most a random L2 norm.
+        """`images` [n, 3, H, W] moved to raise their own loss, each by at most a random L2 norm.
 
         The network is asked as it will be used later, with its running statistics. `same` [n, B]
         says which of the captions are an image's own.
@@ -109,7 +109,7 @@ class ClipTask:
             )
 
         self.model.eval()
-        attacked = attack(images, loss, MAX_PERTURBATION, rng)
+        attacked = attack(images, loss, MAX_PERTURBATION, rng, ATTACK_STEPS)
         self.model.train()
         return attacked
 

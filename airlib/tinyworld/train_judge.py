@@ -106,11 +106,14 @@ class JudgeTask:
 
 
 class VitJudgeTask(JudgeTask):
-    """The vision transformer, which asks for smaller steps and a longer warm-up."""
+    """The vision transformer, which asks for smaller steps, a longer warm-up and more of both."""
 
     name = "judge_vit"
     network = VitJudge
     peak, warm_up = 1e-3, 0.05
+
+    def __init__(self, seed: int = 0, steps: int = 4000, pool_size: int = POOL_SIZE) -> None:
+        super().__init__(seed, steps, pool_size)
 
 
 @torch.no_grad()
