@@ -416,10 +416,10 @@ def task() -> Iterator[train_clip.ClipTask]:
         yield train_clip.ClipTask(seed=0)
 
 
-def test_adversarial_step_raises_the_loss_within_its_radius(task):
+def test_adversarial_steps_raise_the_loss_within_its_radius(task):
     images, texts = train_clip.draw_batch(task.pool, rng(0))
     same, texts = same_text(texts), task.embed_texts(texts).detach()
-    moved = task.adversarial_step(images, texts, same, rng(1))
+    moved = task.adversarial_steps(images, texts, same, rng(1))
     radius = train_clip.MAX_PERTURBATION * torch.rand(32, 1, 1, 1, generator=rng(1)).flatten()
     assert ((moved - images).flatten(1).norm(dim=1) <= radius + 1e-4).all()
 

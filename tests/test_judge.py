@@ -107,14 +107,15 @@ def test_foreign_and_damaged_weights_are_refused(judge, tmp_path):
         load_judge(tmp_path / "missing.safetensors")
 
 
-def test_an_attack_raises_the_loss_within_its_radius(judge):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_attack_raises_the_loss_within_its_radius(judge, steps):
     pictures = images(6) / 3
     label = torch.arange(6)
 
     def loss(moved: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(judge(moved)["species"], label)
 
-    attacked = attack(pictures, loss, 4.0, rng(0, "attack"))
+    attacked = attack(pictures, loss, 4.0, rng(0, "attack"), steps)
     moved = (attacked - pictures).flatten(1).norm(dim=1)
     assert moved.max() <= 4.0 + 1e-4 and moved.min() > 0 and not attacked.requires_grad
     random = torch.randn(pictures.shape, generator=rng(0, "random"))

@@ -16,6 +16,7 @@ from airlib.tinyworld.train_generator import (
     GeneratorTask,
     NarrowGeneratorTask,
     condition,
+    pixel_weights,
 )
 
 
@@ -78,7 +79,8 @@ def test_lessons_are_learnt():
     task = GeneratorTask(steps=1000, batch=2, pool_size=64)
     losses = []
     for step in range(60):
-        task.optimizer.param_groups[0]["lr"] = task.learning_rate(step / task.steps)
+        for group in task.optimizer.param_groups:
+            group["lr"] = task.learning_rate(step / task.steps)
         task.optimizer.zero_grad()
         loss = task.loss(step, rng(0, "lesson", step))
         loss.backward()
@@ -90,9 +92,27 @@ def test_lessons_are_learnt():
 def test_portraits_follow_the_lessons_first_small_then_whole(task):
     seen = []
     task.network.synthesis.register_forward_hook(lambda _m, _x, images: seen.append(images.shape))
-    for share in (0, 0.2, LESSON_SHARE, 0.4, 0.6, 0.95):
+    for share in (0, 0.15, LESSON_SHARE, 0.4, 0.6, 0.95):
         task.loss(int(share * task.steps), rng(1))
     assert [shape[-1] for shape in seen] == [32, 32, 64, 64]
+
+
+def test_lessons_go_on_beside_the_portraits(task):
+    """Or the mapping network would forget what the portraits do not ask for."""
+    task.optimizer.zero_grad()
+    task.loss(task.steps - 1, rng(2)).backward()
+    assert task.readout.weight.grad.abs().sum() > 0
+    assert task.network.synthesis.layers[0].weight.grad.abs().sum() > 0
+
+
+def test_a_thin_line_counts_more_than_the_flat_around_it():
+    picture = torch.zeros(1, 3, 64, 64)
+    plain = pixel_weights(picture)
+    picture[..., 20] = 1.0
+    drawn = pixel_weights(picture)
+    assert (plain[..., 32, 32] > 2.5 * plain[..., 0, 0]).all()  # the centre, where the face is
+    assert (drawn[..., 32, 20] > 5 * plain[..., 32, 20]).all()
+    assert torch.equal(drawn[..., 40:], plain[0, 0, :, 40:].expand(1, 1, 64, 24))
 
 
 def test_source_domains_are_drawn_twice_as_often(task):
