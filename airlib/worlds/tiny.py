@@ -1,7 +1,7 @@
 """The tiny world: shipped weights, two judges, and a renderer that knows every right answer."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Self
@@ -21,7 +21,7 @@ from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.train_generator import condition
+from airlib.tinyworld.train_generator import GeneratorTask, NarrowGeneratorTask, condition
 from airlib.tinyworld.training import WEIGHTS
 from airlib.worlds.base import METHODS, World
 
@@ -48,6 +48,12 @@ class TinyWorld(World):
         encoders = [(ClipEncoder.tiny(), weight) for weight in profile.world.clip_weights]
         judges = tuple(load_judge(name) for name in NETWORKS)
         return cls(profile, source, _restricted(SOURCES[source]), ClipSpace(encoders), judges)
+
+    def narrow(self) -> "TinyWorld":
+        """This world with a source generator of the same kind that has seen nothing but people."""
+        if SOURCES[self.source] != NarrowGeneratorTask.domain:
+            raise AirlibError(f"the narrow generator draws people, not {self.source}s")
+        return replace(self, generator=_restricted(SOURCES[self.source], NarrowGeneratorTask.name))
 
     def target_generator(self, pair: str) -> StyleGAN2:
         """The world generator restricted to the pair's target domain, which it has seen."""
@@ -100,12 +106,13 @@ class TinyWorld(World):
         return truth_gap(self.space, directions, (source, images), true, numbers["views"])
 
 
-def _restricted(domain: Domain) -> StyleGAN2:
-    return world_generator().restrict(condition(torch.tensor([domain.index]))[0])
+def _restricted(domain: Domain, network: str = GeneratorTask.name) -> StyleGAN2:
+    generator = world_generator(WEIGHTS / f"{network}.safetensors")
+    return generator.restrict(condition(torch.tensor([domain.index]))[0])
 
 
-def world_generator(path: str | Path = WEIGHTS / "stylegan2.safetensors") -> StyleGAN2:
-    """The conditional generator of all domains, in float32."""
+def world_generator(path: str | Path = WEIGHTS / f"{GeneratorTask.name}.safetensors") -> StyleGAN2:
+    """The conditional generator of all domains (or a narrow one's file), in float32."""
     tensors, config = load_tensors(path)
     try:
         generator = StyleGAN2(StyleGAN2Config(**config))
