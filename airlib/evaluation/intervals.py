@@ -1,9 +1,10 @@
-"""How sure a number is. Three questions, three tools:
+"""How sure a number is. Four questions, four tools:
 
 - Would other samples from the same generator give the same value? Bootstrap: `mean_bootstrap` for
   means, `frechet_bootstrap` for Frechet distances.
 - Would other training seeds? `mean_interval`, Student's t over the seeds.
 - Is method A better than B on these pairs? `paired_difference`, with a sign-flip permutation test.
+- How often does something happen, when it was seen k times in n? `wilson_interval`.
 
 All intervals cover 95 %. Randomness comes from the `torch.Generator` passed in.
 """
@@ -12,6 +13,7 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -60,6 +62,20 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     degrees = len(values) - 1
     half_width = student_quantile(degrees) * float(values.std()) / len(values) ** 0.5
     return float(values.mean()) - half_width, float(values.mean()) + half_width
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """Wilson's score interval of a share, for independent trials; within [0, 1] for any counts.
+
+    All shares p from which the observed one is at most 1.96 standard errors (of p) away.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise AirlibError(f"{successes} of {trials} is not a share; count at least one trial")
+    share, z2 = successes / trials, NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
+    middle = share + z2 / (2 * trials)
+    half_width = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * trials)) / trials)
+    scale = 1 + z2 / trials
+    return max((middle - half_width) / scale, 0.0), min((middle + half_width) / scale, 1.0)
 
 
 @dataclass(frozen=True)
