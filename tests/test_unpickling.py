@@ -9,12 +9,15 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import hostile_files
 import numpy as np
 import pytest
 import torch
+from pickle_assembly import call, storage_bytes, text, value
+from pickle_assembly import name as named
 
 from airlib.checkpoints.importing import import_file
 from airlib.checkpoints.nvlabs import read_nvlabs
@@ -212,6 +215,28 @@ def test_files_of_torch_save_are_what_torch_reads(zipped, tmp_path):
     assert read["shared"][1][0] == 99  # one storage, as before
     assert read["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
     assert_same_tensors(read["optimizer"]["state"][0], expected["optimizer"]["state"][0])
+
+
+LPIPS = [f"v{version}/{net}.pth" for version in (0.0, 0.1) for net in ("alex", "vgg", "squeeze")]
+
+
+@pytest.mark.parametrize("name", LPIPS)
+def test_files_of_python_2_are_what_torch_reads(name):
+    """Those that the package `lpips` brings; v0.0 is of a torch before 0.4."""
+    path = metadata.distribution("lpips").locate_file(f"lpips/weights/{name}")
+    assert_same_tensors(read_torch(path), torch.load(path, "cpu", weights_only=True))
+
+
+def test_a_parameter_of_torch_before_0_4_is_what_torch_reads(tmp_path):
+    """An object with arguments and a state, not yet a call of `_rebuild_parameter`."""
+    numbers = b"(" + text("storage") + named("torch", "FloatStorage") + text("0") + text("cpu")
+    numbers += value(4) + b"NtQ"
+    state = value((True, False, {}))  # to be trained, not volatile, no hooks
+    arguments = call("torch._utils._rebuild_tensor", numbers, *map(value, (0, (2, 2), (2, 1))))
+    parameter = named("torch.nn.parameter", "Parameter") + arguments + b"\x85\x81" + state + b"b"
+    path = tmp_path / "old.pth"
+    path.write_bytes(storage_bytes(4, identifier=b"}" + text("weight") + parameter + b"s"))
+    assert_same_tensors(read_torch(path), torch.load(path, weights_only=True))
 
 
 def test_what_is_called_an_object_stays_data(tmp_path):

@@ -200,6 +200,7 @@ READERS = {
 # Opcodes that push their argument, and what all others do.
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINBYTES"}
 VALUES |= {"BINBYTES", "BINBYTES8", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+VALUES |= {"SHORT_BINSTRING"}  # text of Python 2
 INSTRUCTIONS: dict[str, Callable[[Machine, object], None]] = {
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,

@@ -37,8 +37,10 @@ STORAGES = {
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
 
 
-def _empty_dict(machine: Machine) -> dict:
-    return {}
+def _ordered_dict(machine: Machine, pairs: list = ()) -> dict:
+    """Empty and filled by later opcodes, or with its items where Python 2 wrote it."""
+    machine.budget.spend(len(pairs))
+    return {key(name): value for name, value in pairs}
 
 
 def _set(machine: Machine, items: list) -> set:
@@ -137,13 +139,15 @@ def _array(machine: Machine, kind: Global, *_unused: object) -> np.ndarray:
 
 class DataMachine(Machine):
     calls = {
-        "collections.OrderedDict": _empty_dict,
+        "collections.OrderedDict": _ordered_dict,
         "builtins.set": _set,
         "__builtin__.set": _set,
         "__builtin__.bytes": _no_bytes,
         "_codecs.encode": _latin1,
         "torch._utils._rebuild_tensor_v2": _tensor,
+        "torch._utils._rebuild_tensor": _tensor,  # before torch 0.4
         "torch._utils._rebuild_parameter": _parameter,
+        "torch.nn.parameter.Parameter": _parameter,  # before torch 0.4
         "numpy.dtype": _dtype,
         "numpy.ndarray": None,
         "numpy.core.multiarray.scalar": _scalar,
@@ -155,6 +159,8 @@ class DataMachine(Machine):
     def build(self, target: object, state: object) -> None:
         if isinstance(target, dict):
             pass  # attributes of a dictionary, such as the versions in a state dict
+        elif isinstance(target, Tensor):  # of a parameter before torch 0.4
+            _trained, _volatile, _hooks = state
         elif isinstance(target, _Dtype):
             _version, byte_order, *fields = state
             if byte_order not in ("<", ">", "|", "=") or any(f is not None for f in fields[:3]):
