@@ -38,7 +38,7 @@ def clip_distance(generated: Tensor, references: Tensor) -> ClipDistance:
 
     Raises AirlibError for other shapes or embeddings that do not have unit length.
     """
-    x, y = _unit(generated, "generated"), _unit(references, "references")
+    x, y = unit_embeddings(generated, "generated"), unit_embeddings(references, "references")
     if x.shape[1] != y.shape[1]:
         raise AirlibError(f"embeddings differ in width: {x.shape[1]} and {y.shape[1]}")
     mean_x, mean_y = x.mean(0), y.mean(0)
@@ -52,7 +52,7 @@ def clip_distance(generated: Tensor, references: Tensor) -> ClipDistance:
     )
 
 
-def _unit(embeddings: Tensor, name: str) -> Tensor:
+def unit_embeddings(embeddings: Tensor, name: str) -> Tensor:
     """Float64 rows of exactly unit length: the split is exact only for those."""
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise AirlibError(f"{name}: expected embeddings [N, D], got {list(embeddings.shape)}")

@@ -6,8 +6,8 @@ The usual code takes a matrix square root of C_x C_y, which is slow, turns compl
 fewer samples than features, and is inexact there. With A and B the centred features divided by
 sqrt(n - 1), C_x = A^T A and C_y = B^T B, so tr (C_x C_y)^(1/2) is the sum of the singular values of
 A B^T: no square root, and exact for any number of samples. With many samples the same sum is read
-off a [features, features] matrix: C_y = V diag(v) V^T, and C_x C_y has the eigenvalues of H^T C_x H
-with H = V diag(v)^(1/2). All arithmetic is in float64: float32 is wrong in the third digit.
+off a [features, features] matrix: C_y = H H^T by Cholesky, and C_x C_y has the eigenvalues of the
+symmetric H^T C_x H. All arithmetic is in float64: float32 is wrong in the third digit.
 
 With few samples the distance is biased upward, so compare distances of equal sample sizes only.
 """
@@ -15,7 +15,7 @@ With few samples the distance is biased upward, so compare distances of equal sa
 import torch
 from torch import Tensor
 
-from airlib.errors import AirlibError
+from airlib.evaluation.feature_sets import feature_pair
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -24,9 +24,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Covariances are unbiased (divided by N - 1). Exact also for N or M below F.
     Raises AirlibError for other shapes, fewer than 2 rows, or values that are not finite.
     """
-    x, y = _checked(x, "x"), _checked(y, "y")
-    if x.shape[1] != y.shape[1]:
-        raise AirlibError(f"features differ in width: {x.shape[1]} and {y.shape[1]}")
+    x, y = feature_pair(x, y)
     mean_x, mean_y = x.mean(0), y.mean(0)
     a = (x - mean_x) / (len(x) - 1) ** 0.5  # [N, F]
     b = (y - mean_y) / (len(y) - 1) ** 0.5  # [M, F]
@@ -43,17 +41,8 @@ def _trace_from_samples(a: Tensor, b: Tensor) -> Tensor:
 
 def _trace_from_covariances(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """tr (C_x C_y)^(1/2) for two covariances [F, F], which may be singular."""
-    values, vectors = torch.linalg.eigh(covariance_y)
-    half = vectors * values.clamp(min=0).sqrt()
+    half, failed = torch.linalg.cholesky_ex(covariance_y)
+    if failed:  # singular, e.g. features that are always 0: C_y = V diag(v) V^T instead
+        values, vectors = torch.linalg.eigh(covariance_y)
+        half = vectors * values.clamp(min=0).sqrt()
     return torch.linalg.eigvalsh(half.T @ covariance_x @ half).clamp(min=0).sqrt().sum()
-
-
-def _checked(features: Tensor, name: str) -> Tensor:
-    if features.ndim != 2 or len(features) < 2:
-        raise AirlibError(
-            f"{name}: expected at least 2 rows of features [N, F], got {list(features.shape)}"
-        )
-    features = features.detach().double()
-    if not features.isfinite().all():
-        raise AirlibError(f"{name}: features hold NaN or infinite values; check the images")
-    return features
