@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2
+from airlib.generators.stylegan2_layers import ModulationOrder
 
 LayerMap = Literal["official", "corrected"]
 SELECTION_BATCH = 8
@@ -78,15 +79,19 @@ def affine() -> Parameterization:
     return Parameterization("affine", select)
 
 
-def domain_vector() -> Parameterization:
-    """HyperDomainNet's domain vector: factors of the styles, applied before demodulation (section
-    3.1), all 1 at the start (6,048 numbers at 1024 pixels).
+def domain_vector(order: ModulationOrder = "pre") -> Parameterization:
+    """HyperDomainNet's domain vector: a factor per input channel of every 3x3 convolution, all 1 at
+    the start (6,048 numbers at 1024 pixels).
+
+    "pre": applied before demodulation, as in the paper (section 3.1): one factor for all channels
+    of a layer changes nothing. "post": after it, as in the official code (`cin_mult`): there such a
+    factor multiplies the activations, layer after layer.
     """
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [layer.add_domain() for layer in adapted.synthesis.layers])
+        return _named(adapted, [layer.add_domain(order) for layer in adapted.synthesis.layers])
 
-    return Parameterization("domain_vector", select)
+    return Parameterization("domain_vector" if order == "pre" else "domain_vector_post", select)
 
 
 def domain_embedding() -> Parameterization:

@@ -1,12 +1,19 @@
-"""What may move: exactly the named tensors, and NADA's layer selection."""
+"""What may move: exactly the named tensors, and NADA's layer selection.
+
+`golden/hdn_domainmod_32.npz` holds images of HyperDomainNet's code, made with the generator of
+`ros_sg2_32.npz`.
+"""
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_networks import small_generator, small_space
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
+from airlib.checkpoints.rosinality import from_rosinality
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.nada import NADA
@@ -100,24 +107,86 @@ def test_the_domain_vector_of_a_1024_pixel_generator_has_6048_numbers():
     assert sum(p.numel() for p in domain_vector().attach(generator).values()) == 6048
 
 
-def test_a_domain_vector_of_ones_changes_nothing_and_one_factor_for_all_is_demodulated_away():
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_a_domain_vector_of_ones_changes_nothing_and_one_factor_for_all_is_demodulated_away(order):
+    """Demodulated away where it comes first, that is; after demodulation it is seen."""
     source, latents = small_generator(), small_generator().sample_latents(3, rng(1))
     adapted = source.copy_frozen()
-    trainable = domain_vector().attach(adapted)
+    trainable = domain_vector(order).attach(adapted)
     assert torch.equal(adapted(latents), source(latents))
     for parameter in trainable.values():
         parameter.data *= 3
-    torch.testing.assert_close(adapted(latents), source(latents), rtol=1e-3, atol=1e-4)
+    gone = torch.allclose(adapted(latents), source(latents), rtol=1e-3, atol=1e-4)
+    assert gone == (order == "pre")
     for parameter in trainable.values():
         parameter.data[0] = 0
     assert not torch.allclose(adapted(latents), source(latents), atol=1e-2)
 
 
-def test_an_adapted_domain_vector_travels_alone(tmp_path):
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, torch.Tensor]:
+    """The generator of one recording, as `source`, with the inputs and images of both."""
+    arrays = {}
+    for name in ("ros_sg2_32", "hdn_domainmod_32"):
+        path = Path(__file__).parent / "golden" / f"{name}.npz"
+        with np.load(path, allow_pickle=False) as file:
+            arrays |= {k: torch.from_numpy(file[k]).float() for k in file.files if k != "meta"}
+    state = {k.removeprefix("sd/"): v for k, v in arrays.items() if k.startswith("sd/")}
+    content = {"g_ema": state, "latent_avg": arrays["latent_avg"]}
+    imported = from_rosinality(content, "recorded.pt")
+    source = StyleGAN2(StyleGAN2Config(**imported.config))
+    source.load_state_dict(imported.tensors)
+    return arrays | {"source": source.requires_grad_(False).eval()}
+
+
+@pytest.mark.parametrize(
+    ("offsets", "images"), [("in", "cin_mult"), ("in_batched", "cin_mult_batched")]
+)
+def test_domain_vectors_after_demodulation_equal_hyperdomainnets_code(recorded, offsets, images):
+    """One vector for all images, and one for each image of a batch."""
+    adapted = recorded["source"].copy_frozen()
+    names = list(domain_vector("post").attach(adapted))
+    vectors = {name: 1 + recorded[f"{offsets}/{i}"] for i, name in enumerate(names)}
+    noise = [recorded[f"noise/{i}"] for i in range(len(names))]
+    ws = adapted.map(recorded["z"])
+    found = torch.func.functional_call(adapted, vectors, (ws, noise))
+    expected = recorded[f"img/{images}"]
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)
+    assert not torch.allclose(adapted(ws, noise), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_domain_vectors_scale_the_weights_where_the_order_says(order):
+    """Against a layer whose weights [B, O, I, 3, 3] are formed and scaled as in the equations."""
+    layer = small_generator().synthesis.b8.conv1
+    x, w = (torch.randn(2, *shape, generator=rng(3)) for shape in ((16, 8, 8), (16,)))
+    vectors = 1 + 0.3 * torch.randn(2, 16, generator=rng(4))
+    weights = layer.weight * layer.affine(w)[:, None, :, None, None]
+    factors = vectors[:, None, :, None, None]
+    weights = weights * factors if order == "pre" else weights
+    weights = weights / (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    weights = weights * factors if order == "post" else weights
+    expected = torch.cat(
+        [torch.nn.functional.conv2d(x[i : i + 1], weights[i], padding=1) for i in range(2)]
+    )
+    expected = torch.nn.functional.leaky_relu(expected + layer.bias[:, None, None], 0.2) * 2**0.5
+    layer.add_domain(order)
+    (name,) = (n for n, _ in layer.named_parameters() if n.startswith("domain"))
+    found = torch.func.functional_call(layer, {name: vectors}, (x, w, None))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(AirlibError, match='use "pre" or "post"'):
+        domain_vector("after").attach(small_generator())
+
+
+@pytest.mark.parametrize(("order", "name"), [("pre", ".domain"), ("post", ".domain_post")])
+def test_an_adapted_domain_vector_travels_alone(tmp_path, order, name):
     source = small_generator()
     config = AdaptationConfig(steps=2, learning_rate=0.05)
-    result = adapt(source, SPACE, NADA(SPACE, "human", "dog"), domain_vector(), config)
-    assert len(result.tensors) == 5 and all(name.endswith(".domain") for name in result.tensors)
+    result = adapt(source, SPACE, NADA(SPACE, "human", "dog"), domain_vector(order), config)
+    assert len(result.tensors) == 5 and all(key.endswith(name) for key in result.tensors)
     again = Adaptation.load(result.save(tmp_path / "domain.safetensors")).apply(source)
     latents = source.sample_latents(3, rng(1))
     assert torch.equal(again(latents), result.apply(source)(latents))

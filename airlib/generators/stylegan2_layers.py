@@ -8,10 +8,17 @@ Two rewritings make them fast, and are exact:
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from airlib.errors import AirlibError
+
+ModulationOrder = Literal["pre", "post"]
+DOMAIN_PARAMETERS = {"pre": "domain", "post": "domain_post"}
+"""Name of the domain vector of a layer, by where it acts: a file of vectors says it by itself."""
 
 # Taps of the [1, 3, 3, 1] filter with gain 2 per axis, and the two phase matrices it induces on a
 # 3-tap kernel: output pixel 2m + p of an upsampling convolution sees the input pixels m-1, m, m+1
@@ -84,8 +91,11 @@ class ModulatedConv(nn.Module):
 class SynthesisLayer(ModulatedConv):
     """Modulated 3x3 convolution (optionally 2x up), noise, bias, leaky ReLU.
 
-    `domain` [inputs], absent until an adaptation adds it, scales the styles before demodulation:
-    HyperDomainNet's domain modulation (section 3.1).
+    Domain vectors [inputs], absent until an adaptation adds one, are HyperDomainNet's domain
+    modulation (section 3.1). `domain` scales the styles before demodulation, as the paper says;
+    `domain_post` scales the weights after it, as the official code does, which is the same as
+    scaling the input of the convolution alone: demodulation does not see it. A batch may have a
+    vector per sample, [B, inputs] (`torch.func.functional_call`).
     """
 
     def __init__(
@@ -95,26 +105,32 @@ class SynthesisLayer(ModulatedConv):
         self.resolution, self.up, self.clamp = resolution, up, clamp
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.register_parameter("domain", None)
+        for name in DOMAIN_PARAMETERS.values():
+            self.register_parameter(name, None)
 
-    def add_domain(self) -> nn.Parameter:
+    def add_domain(self, order: ModulationOrder = "pre") -> nn.Parameter:
         """Give the layer a domain vector of ones, which changes nothing."""
-        self.domain = nn.Parameter(torch.ones_like(self.weight[0, :, 0, 0]))
-        return self.domain
+        if order not in DOMAIN_PARAMETERS:
+            raise AirlibError(f'unknown order {order!r} of domain modulation; use "pre" or "post"')
+        vector = nn.Parameter(torch.ones_like(self.weight[0, :, 0, 0]))
+        self.register_parameter(DOMAIN_PARAMETERS[order], vector)
+        return vector
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         styles = self.affine(w)
         if self.domain is not None:
             styles = styles * self.domain
-        x = self.convolve(x, styles, self.up)
+        scales = styles if self.domain_post is None else styles * self.domain_post
+        x = self.convolve(x, scales, self.up)
         x = x * self.demodulation(styles)[:, :, None, None].to(x.dtype)
         if noise is not None:
             x = x + (noise * self.noise_strength).to(x.dtype)
         return leaky_relu(x + self.bias[:, None, None].to(x.dtype), self.clamp)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        if self.domain is None and f"{prefix}domain" in state_dict:
-            self.add_domain().requires_grad_(self.weight.requires_grad)
+        for order, name in DOMAIN_PARAMETERS.items():
+            if getattr(self, name) is None and f"{prefix}{name}" in state_dict:
+                self.add_domain(order).requires_grad_(self.weight.requires_grad)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
