@@ -8,7 +8,8 @@ What exists is in the manifests (airlib.manifests); everything goes to `DIRECTOR
 DIRECTORY is `$AIRLIB_ASSETS` or `~/.cache/airlib/assets`. A file that a person puts there counts
 like one that was fetched. Each file is hashed once: its sha256, size and time of change are kept in
 `airlib-lock.json`. Where a publisher states no hash, the first copy is trusted, and from then on
-another content is an error that says what changed.
+another content is an error that says what changed. Archives are unpacked where they lie, once they
+are verified; one that is laid out otherwise than its manifest says is left to a person.
 """
 
 import datetime
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import pooch
 import requests
 from filelock import FileLock
 
+from airlib.archives import is_archive, unpack
 from airlib.downloads import ResumingDownloader
 from airlib.errors import AirlibError
 from airlib.files import write_json
@@ -110,7 +112,19 @@ def _fetch(asset: Asset, file: AssetFile, directory: Path) -> Finding:
         if digest:
             _record(directory, finding, digest)
             finding, _ = _examine(asset, file, directory)
+        return _unpack(finding) if finding.state == PRESENT else finding
+
+
+def _unpack(finding: Finding) -> Finding:
+    """Unpack a verified archive; one that cannot be unpacked here is left to a person."""
+    path, file = finding.path, finding.file
+    if file.unpacked is None or _unpacked(path, file) or not is_archive(path):
         return finding
+    try:
+        unpack(path, file.unpacked)
+    except AirlibError as error:
+        return replace(finding, text=f"{finding.text} ({error})")
+    return _examine(finding.asset, file, path.parent.parent)[0]
 
 
 def _download(asset: Asset, file: AssetFile, path: Path, entry: dict[str, Any]) -> None:

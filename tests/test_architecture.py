@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"airlib", "airlib.errors"},
     {"airlib.seeding", "airlib.progress", "airlib.files", "airlib.checkpointing"}
-    | {"airlib.downloads"},
+    | {"airlib.archives", "airlib.downloads"},
     {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets", "airlib.widgets"}
     | {"airlib.manifests"},
     {"airlib.checkpoints", "airlib.clip_space", "airlib.encoders", "airlib.generators"}
@@ -24,7 +24,8 @@ LAYERS = [
     {"airlib.evaluation", "airlib.editing"},
     {"airlib.studies"},
     {"airlib.tinyworld.training", "airlib.tinyworld.train_clip", "airlib.tinyworld.train_judge"}
-    | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"},
+    | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"}
+    | {"airlib.studies.openmoji_clip"},
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.tinyworld.check"},
     {"airlib.studies.settings"},

@@ -4,13 +4,16 @@ The server runs in the test. It can drop connections, ignore ranges, and change 
 """
 
 import hashlib
+import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -335,6 +338,25 @@ def test_a_manual_step(manifest, server, path):
     put(path, BYTES)
     assert fetch().text.endswith(f"; unpack it in {path.parent} (as images)")
     assert fetch().text.startswith("trusted on first use (2")
+
+
+def test_an_archive_is_unpacked_once_it_is_verified(manifest, server, path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("images/1.txt", "one")
+    server.content = packed.getvalue()
+    manifest(file="thing.zip", unpacked="images")
+    finding = fetch()
+    assert finding.state == "present" and "unpack" not in finding.text
+    assert (path.parent / "images" / "1.txt").read_text() == "one"
+    manifest(file="thing.zip", unpacked="pictures")  # not as the manifest says
+    finding = fetch()
+    assert finding.state == "present" and not (path.parent / "pictures").exists()
+    assert f"unpack it in {path.parent} (as pictures) (" in finding.text
+    assert "not only pictures" in finding.text
+    shutil.rmtree(path.parent / "images")
+    manifest(file="thing.zip", unpacked="images", sha256=sha256(BYTES))
+    assert fetch().state == "corrupt" and not (path.parent / "images").exists()
 
 
 def test_a_wrong_file_put_there_by_hand(manifest, path):
