@@ -31,7 +31,7 @@ def mean_bootstrap(values: Tensor, rng: torch.Generator, resamples: int = 2000) 
     """Percentile bootstrap interval of the mean of `values` [N], N >= 2."""
     values = _values(values)
     means = torch.stack([values[_resample(len(values), rng)].mean() for _ in range(resamples)])
-    return _percentiles(means)
+    return percentiles(means)
 
 
 def frechet_bootstrap(
@@ -120,6 +120,13 @@ def paired_difference(
     )
 
 
+def percentiles(draws: Tensor) -> Interval:
+    """The middle 95 % of bootstrap draws [R] of a statistic."""
+    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws.dtype)
+    low, high = draws.quantile(ends).tolist()
+    return low, high
+
+
 def student_quantile(degrees: int, level: float = LEVEL) -> float:
     """t with P(|T| <= t) = level for integer degrees of freedom, by bisection."""
     low, high = 0.0, 1.0
@@ -150,12 +157,6 @@ def _student_two_sided(t: float, degrees: int) -> float:
 
 def _resample(n: int, rng: torch.Generator) -> Tensor:
     return torch.randint(n, (n,), generator=rng)
-
-
-def _percentiles(draws: Tensor) -> Interval:
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws.dtype)
-    low, high = draws.quantile(ends).tolist()
-    return low, high
 
 
 def _values(values: Sequence[float] | Tensor, at_least: int = 2) -> Tensor:
