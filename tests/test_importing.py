@@ -235,7 +235,7 @@ IGNORED = {r"a\.9": "an old constant"}
 
 def test_a_table_renames_transforms_and_ignores():
     source = {"a.0": torch.zeros(1), "a.9": torch.ones(1), "b": torch.tensor([[3.0, 4.0]])}
-    result = translate(source, TABLE, IGNORED, {"ours.1", "b"}, path="x.pt")
+    result = translate(source, TABLE, IGNORED, {"ours.1": [1], "b": [2]}, path="x.pt")
     assert result.keys() == {"ours.1", "b"}
     assert result["ours.1"] is source["a.0"] and torch.equal(result["b"], source["b"][0])
     assert ignored_names(source, IGNORED) == ("a.9: an old constant",)
@@ -243,28 +243,37 @@ def test_a_table_renames_transforms_and_ignores():
 
 def test_one_tensor_can_fill_several_targets():
     rules = [("qkv", name, lambda t, i=i: t[i]) for i, name in enumerate("qkv")]
-    result = translate({"qkv": torch.arange(3)}, rules, {}, set("qkv"), path="x.pt")
+    targets = dict.fromkeys("qkv", [])
+    result = translate({"qkv": torch.arange(3)}, rules, {}, targets, path="x.pt")
     assert {name: int(tensor) for name, tensor in result.items()} == {"q": 0, "k": 1, "v": 2}
 
 
 @pytest.mark.parametrize(
     ("source", "targets", "message"),
     [
-        ({"a.0": 1, "c": 1}, {"ours.1"}, "holds tensors that this importer does not know: c;"),
-        ({"a.0": 1}, {"ours.1", "b"}, "lacks tensors of our network: b;"),
-        ({"a.0": 1, "a.1": 1}, {"ours.1"}, "that our network does not have: ours.2;"),
-        ({"a.0": 1, "b": 0}, {"ours.1", "b"}, r"holds b in the wrong shape \[\];"),
-        ({f"c{i}": 1 for i in range(9)}, set(), "c0, c1, c2, c3 and 5 more;"),
+        ({"a.0": 1, "c": 1}, ["ours.1"], "holds tensors that this importer does not know: c;"),
+        ({"a.0": 1}, ["ours.1", "b"], "lacks tensors of our network: b;"),
+        ({"a.0": 1, "a.1": 1}, ["ours.1"], "that our network does not have: ours.2;"),
+        ({"a.0": 1, "b": 0}, ["ours.1", "b"], r"holds b in the wrong shape \[\];"),
+        ({"a.0": [1, 2]}, ["ours.1"], r"of other shapes than .*: ours.1 \[2\] instead of \[\];"),
+        ({f"c{i}": 1 for i in range(9)}, [], "c0, c1, c2, c3 and 5 more;"),
     ],
 )
 def test_a_table_is_strict_in_both_directions(source, targets, message):
     tensors = {name: torch.tensor(value) for name, value in source.items()}
     with pytest.raises(AirlibError, match=f"x.pt .*{message}"):
-        translate(tensors, TABLE, IGNORED, targets, path="x.pt")
+        translate(tensors, TABLE, IGNORED, dict.fromkeys(targets, []), path="x.pt")
 
 
 def test_two_sources_for_one_target_are_refused():
     rules = [("[ab]", "same", None)]
     tensors = {"a": torch.zeros(1), "b": torch.zeros(1)}
     with pytest.raises(AirlibError, match="x.pt fills these tensors of our network twice: same"):
-        translate(tensors, rules, {}, {"same"}, path="x.pt")
+        translate(tensors, rules, {}, {"same": [1]}, path="x.pt")
+
+
+def test_floating_point_numbers_become_single_and_counters_stay_integers():
+    source = {"a": torch.ones(2).half(), "b": torch.tensor([3, 4]), "c": torch.ones(2).double()}
+    result = translate(source, [("(.)", r"\1", None)], {}, dict.fromkeys("abc", [2]), path="x.pt")
+    kinds = {name: tensor.dtype for name, tensor in result.items()}
+    assert kinds == {"a": torch.float32, "b": torch.int64, "c": torch.float32}

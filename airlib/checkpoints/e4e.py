@@ -16,12 +16,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from airlib.checkpoints.tables import Imported, ignored_names, translate
+from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.tables import Imported, ignored_names, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
-from airlib.encoders.e4e import E4e, E4eConfig
+from airlib.encoders.e4e import E4eConfig
 from airlib.errors import AirlibError
 
 SOURCE = "e4e or ReStyle encoder"
@@ -65,11 +65,10 @@ def from_e4e(content: Any, path: str | Path) -> Imported:
     source = state | {str(name): content[name] for name in content if name != "state_dict"}
     shape = (config.n_styles, config.w_dim)
     table = [
-        (r"encoder\.(.*)", r"\1", _single),
-        ("latent_avg", "latent_avg", lambda tensor: tensor.float().expand(shape).contiguous()),
+        (r"encoder\.(.*)", r"\1", None),
+        ("latent_avg", "latent_avg", lambda tensor: tensor.expand(shape)),
     ]
-    with torch.device("meta"):
-        targets = E4e(config).state_dict().keys()
+    targets = shapes_of(build("e4e", vars(config)))
     tensors = translate(source, table, IGNORED, targets, path=path)
     entries = sorted({re.sub(r"^decoder\..*", "decoder.*", name) for name in source})
     return Imported("e4e", SOURCE, tensors, vars(config).copy(), ignored_names(entries, IGNORED))
@@ -105,14 +104,9 @@ def _config(state: dict[str, Tensor], path: str | Path) -> E4eConfig:
     weight = state[INPUT_LAYER]
     if not isinstance(weight, Tensor) or weight.ndim != 4:
         raise AirlibError(f"{path} holds {INPUT_LAYER}, but not as a convolution; it is damaged")
-    heads = {match[1] for name in state if (match := re.match(r"encoder\.styles\.(\d+)\.", name))}
+    heads = numbers(state, r"encoder\.styles\.(\d{1,4})\..*")
     width, channels = weight.shape[:2]
     try:
         return E4eConfig(len(heads), channels, _has_pyramid(state), width)
     except AirlibError as error:
         raise AirlibError(f"{path} is no e4e encoder: {error}") from error
-
-
-def _single(tensor: Tensor) -> Tensor:
-    """As float32; the counters of the batch normalisations stay integers."""
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -25,10 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from airlib.checkpoints.tables import Imported, Rule, translate
+from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.tables import Imported, Rule, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
 
@@ -92,14 +92,14 @@ def from_guided_diffusion(
             table += [_named(f"{theirs}.{a}", f"{ours}.{b}") for a, b in _RESIDUAL.items()]
         else:
             table += _attention_rules(theirs, ours, head_channels)
-    tensors = translate(state, table, {}, _targets(config), path=path)
-    return Imported("unet", SOURCE, {k: t.float() for k, t in tensors.items()}, config)
+    targets = shapes_of(build("unet", config))
+    return Imported("unet", SOURCE, translate(state, table, {}, targets, path=path), config)
 
 
 def _levels(state: Mapping[str, Tensor]) -> tuple[list[Level], int]:
     """(the levels, highest resolution first; residual blocks per level)."""
-    outputs = 1 + max(_indices(state, r"output_blocks\.(\d+)\..*"))
-    ups = _indices(state, r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight")
+    outputs = 1 + max(numbers(state, r"output_blocks\.(\d{1,4})\..*"))
+    ups = numbers(state, r"output_blocks\.(\d{1,4})\.[12]\.in_layers\.0\.weight")
     per_level = min(ups) + 1  # in the output path: one more than in the input path
     blocks, count = per_level - 1, outputs // per_level
     if outputs % per_level or len(ups) != count - 1 or not blocks:
@@ -110,10 +110,6 @@ def _levels(state: Mapping[str, Tensor]) -> tuple[list[Level], int]:
         channels = state[f"input_blocks.{last}.0.out_layers.3.weight"].shape[0]
         levels.append(Level(channels, f"input_blocks.{last}.1.qkv.weight" in state))
     return levels, blocks
-
-
-def _indices(state: Mapping[str, Tensor], pattern: str) -> set[int]:
-    return {int(match[1]) for name in state if (match := re.fullmatch(pattern, name))}
 
 
 def _check_kind(state: Mapping[str, Tensor], levels: list[Level], head_channels: int) -> None:
@@ -216,10 +212,3 @@ def _part_of_qkv(tensor: Tensor, index: int, head_channels: int) -> Tensor:
     """Rows of q, k or v: [3C, C, 1] -> [C, C], or bias [3C] -> [C]."""
     rows = tensor.reshape(-1, 3, head_channels, *tensor.shape[1:])[:, index].flatten(0, 1)
     return _matrix(rows) if rows.ndim == 3 else rows
-
-
-def _targets(config: dict) -> list[str]:
-    from diffusers import UNet2DModel
-
-    with torch.device("meta"):
-        return list(UNet2DModel(**config).state_dict())

@@ -6,8 +6,8 @@
 
 A file is known by its content, never by its name: by its first bytes (safetensors, TorchScript
 archive, NVIDIA pickle, file of `torch.save`, web page, ...) and, for a file of `torch.save`, by the
-names in it. Nothing in it is executed. The tensors are compared with our network, name by name and
-shape by shape, before anything is written.
+names in it. Nothing in it is executed, and nothing is written before its tensors were compared with
+our network, name by name and shape by shape (`tables`).
 """
 
 import hashlib
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from airlib.checkpoints import e4e, guided_diffusion, nvlabs, openai_clip, rosinality
+from airlib.checkpoints.networks import build
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
@@ -55,7 +56,7 @@ def import_file(path: str | Path, out: str | Path | None = None, force: bool = F
     if out.exists() and (not force or out.samefile(path)):
         raise AirlibError(f"{out} exists already; give another --out, or --force to replace it")
     imported = read(path)
-    parameters = _check(imported, path)
+    parameters = _parameters(imported, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     header = {
@@ -91,7 +92,7 @@ def load_imported(path: str | Path) -> nn.Module:
     """
     tensors, header = _load(path)
     try:
-        network = _build(header["kind"], header["config"])
+        network = build(header["kind"], header["config"])
         network.load_state_dict(tensors, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise AirlibError(f"{path} is damaged: its tensors do not fit its configuration") from error
@@ -162,42 +163,10 @@ TORCH_FORMATS = (
 )
 
 
-# --- our networks --------------------------------------------------------------------------------
-
-
-def _build(kind: str, config: dict) -> nn.Module:
-    """The network of a configuration, without storage for its tensors."""
-    with torch.device("meta"):
-        if kind == "stylegan2":
-            from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-
-            return StyleGAN2(StyleGAN2Config(**config))
-        if kind == "unet":
-            from diffusers import UNet2DModel
-
-            return UNet2DModel(**config)
-        if kind == "clip":
-            from open_clip.model import CLIP
-
-            return CLIP(**config)
-        if kind == "e4e":
-            from airlib.encoders.e4e import E4e, E4eConfig
-
-            return E4e(E4eConfig(**config))
-    raise AirlibError(f"no network of kind {kind!r}; update airlib")
-
-
-def _check(imported: Imported, path: Path) -> int:
-    """Compare with the network of the configuration; returns its number of parameters."""
-    network = _build(imported.kind, imported.config)
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in imported.tensors.items()}
-    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
-        raise AirlibError(
-            f"{path} does not fit the network its configuration describes, first in {wrong[0]}: "
-            f"{found.get(wrong[0])} instead of {expected.get(wrong[0])}"
-        )
+def _parameters(imported: Imported, path: Path) -> int:
+    """Refuse values that are not finite; the number of parameters of the network."""
     for name, tensor in imported.tensors.items():
         if not tensor.isfinite().all():
             raise AirlibError(f"{path} holds values in {name} that are not finite; it is damaged")
+    network = build(imported.kind, imported.config)
     return sum(parameter.numel() for parameter in network.parameters())

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from airlib.checkpoints.networks import build, shapes_of
 from airlib.checkpoints.tables import Imported, ignored_names, translate
 from airlib.checkpoints.unpickling import PersistentObject, TensorFlowNetwork, read_pickle
 from airlib.errors import AirlibError
-from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 PYTORCH = [(r"(?:mapping|synthesis)\..*", r"\g<0>", None)]
 PYTORCH_IGNORED = {r".*\.resample_filter": "low-pass filter, a constant of the architecture"}
@@ -271,20 +271,9 @@ def _imported(
             "only unconditional ones can be imported"
         )
     try:
-        with torch.device("meta"):
-            network = StyleGAN2(StyleGAN2Config(**config))
+        network = build("stylegan2", config)
     except (AirlibError, ArithmeticError, RuntimeError) as error:
         raise AirlibError(f"{path} describes an impossible network: {error}; {AGAIN}") from error
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    try:
-        tensors = translate(source, table, ignored, expected, path=path)
-    except (IndexError, RuntimeError) as error:
-        raise AirlibError(f"{path} holds a tensor of another rank: {error}; {AGAIN}") from error
-    wrong = sorted(name for name, tensor in tensors.items() if tensor.shape != expected[name])
-    if wrong:
-        raise AirlibError(
-            f"{path} holds tensors of other shapes than its arguments say: {', '.join(wrong[:4])}"
-        )
-    tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    tensors = translate(source, table, ignored, shapes_of(network), path=path)
     names = ignored_names(source, ignored)
     return Imported("stylegan2", label, tensors, network.config_dict(), names)

@@ -11,8 +11,8 @@ TorchScript program can read and write files, so for a file of unknown origin it
 get at the weights. Here data.pkl runs on the machine that can only build data (`pickle_machine`):
 every class of the program becomes the same empty shell that keeps its attributes.
 
-The names in the tree are open_clip's. Three integers beside the weights are dropped, half precision
-becomes float32, and the architecture follows from the shapes, as heads are always 64 wide. It is
+The names in the tree are open_clip's. Three integers beside the weights are dropped, and the
+architecture follows from the shapes, as heads are always 64 wide. It is
 recorded with `quick_gelu`, which OpenAI trained with and open_clip does not assume by itself.
 """
 
@@ -22,12 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
-import torch
-from open_clip.model import CLIP
 from torch import Tensor
 
+from airlib.checkpoints.networks import build, shapes_of
 from airlib.checkpoints.pickle_machine import Budget, Machine
-from airlib.checkpoints.tables import Imported, ignored_names, translate
+from airlib.checkpoints.tables import Imported, ignored_names, numbers, translate
 from airlib.checkpoints.torch_files import TorchMachine, run_archive
 from airlib.checkpoints.unpickling import errors_of, regular_file
 from airlib.errors import AirlibError
@@ -54,10 +53,8 @@ def read_openai_clip(path: str | Path) -> Imported:
         raise AirlibError(
             f"{path} is a TorchScript archive but not an OpenAI CLIP ({error} is missing)"
         ) from error
-    with torch.device("meta"):
-        targets = CLIP(**config).state_dict().keys()
+    targets = shapes_of(build("clip", config))
     tensors = translate(state, [("(.+)", r"\1", None)], IGNORED, targets, path=path)
-    tensors = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
     return Imported("clip", SOURCE, tensors, config, ignored_names(state, IGNORED))
 
 
@@ -154,7 +151,7 @@ def _config(state: Mapping[str, Tensor]) -> dict:
             "vocab_size": state["token_embedding.weight"].shape[0],
             "width": text_width,
             "heads": text_width // HEAD_WIDTH,
-            "layers": _count(state, r"transformer\.resblocks\.\d+\.ln_1\.weight"),
+            "layers": len(numbers(state, r"transformer\.resblocks\.(\d{1,4})\.ln_1\.weight")),
         },
     }
 
@@ -163,10 +160,10 @@ def _vision(state: Mapping[str, Tensor]) -> dict:
     """The image tower: a vision transformer or, with an attention pool, a ResNet."""
     if "visual.attnpool.positional_embedding" in state:
         side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-        stages = [rf"visual\.layer{stage}\.\d+\.conv1\.weight" for stage in (1, 2, 3, 4)]
+        stages = [rf"visual\.layer{stage}\.(\d{{1,4}})\.conv1\.weight" for stage in (1, 2, 3, 4)]
         return {
             "image_size": 32 * side,
-            "layers": [_count(state, stage) for stage in stages],
+            "layers": [len(numbers(state, stage)) for stage in stages],
             "width": state["visual.layer1.0.conv1.weight"].shape[0],
             "head_width": HEAD_WIDTH,
         }
@@ -174,12 +171,8 @@ def _vision(state: Mapping[str, Tensor]) -> dict:
     side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     return {
         "image_size": patch * side,
-        "layers": _count(state, r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight"),
+        "layers": len(numbers(state, r"visual\.transformer\.resblocks\.(\d{1,4})\.ln_1\.weight")),
         "width": width,
         "patch_size": patch,
         "head_width": HEAD_WIDTH,
     }
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in state)

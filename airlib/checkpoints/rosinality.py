@@ -22,13 +22,15 @@ everywhere. Where it is there, it is used (NADA would draw again).
 """
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from airlib.checkpoints.tables import Imported, Rule, ignored_names, translate
+from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.tables import Imported, Rule, ignored_names, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
@@ -83,11 +85,11 @@ def from_rosinality(content: Any, path: str | Path) -> Imported:
     left_out = _unused_entries(content, path) if content is not state else ()
     config = _config(state, path)
     _check_filters(state, path)
-    with torch.device("meta"):
-        generator = StyleGAN2(config)
-    shapes = {name: tensor.shape for name, tensor in generator.state_dict().items()}
+    generator = build("stylegan2", asdict(config))
+    shapes = shapes_of(generator)
+    del shapes["mapping.w_avg"]  # comes from another entry, or is computed
     table = [_rule(theirs, ours, shapes[ours]) for ours, theirs in names(config).items()]
-    tensors = translate(state, table, IGNORED_TENSORS, shapes.keys() - {"mapping.w_avg"}, path=path)
+    tensors = translate(state, table, IGNORED_TENSORS, shapes, path=path)
     average, source = content.get("latent_avg"), SOURCE
     if average is None:
         average = _latent_average(generator, tensors)
@@ -154,8 +156,8 @@ def _unused_entries(content: dict, path: str | Path) -> tuple[str, ...]:
 
 def _config(state: dict[str, Tensor], path: str | Path) -> StyleGAN2Config:
     """The architecture, from names and shapes."""
-    depth = sum(re.fullmatch(r"style\.\d+\.weight", name) is not None for name in state)
-    blocks = sum(re.fullmatch(r"to_rgbs\.\d+\.bias", name) is not None for name in state)
+    depth = len(numbers(state, r"style\.(\d{1,4})\.weight"))
+    blocks = len(numbers(state, r"to_rgbs\.(\d{1,4})\.bias"))
     try:
         z_dim, w_dim = state["style.1.weight"].shape[1], state["style.1.weight"].shape[0]
         channels = [state["conv1.conv.weight"].shape[1]]
@@ -185,7 +187,7 @@ def _rule(theirs: str, ours: str, shape: torch.Size) -> Rule:
     def same_but_for_ones(tensor: Tensor) -> Tensor:
         if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
             raise ValueError(f"needs shape {list(shape)}")
-        return tensor.float().reshape(shape)
+        return tensor.reshape(shape)
 
     return re.escape(theirs), ours, same_but_for_ones
 

@@ -5,11 +5,12 @@
         (r"input\\.input", "synthesis.b4.const", lambda tensor: tensor[0]),
     ]
     IGNORED = {r".*\\.kernel": "low-pass filter, a constant of the architecture"}
-    tensors = translate(state, TABLE, IGNORED, targets, path=path)
+    tensors = translate(state, TABLE, IGNORED, shapes_of(network), path=path)
 
 A table is strict in both directions: a source tensor that is neither used nor listed as ignored,
-two sources for one target, and a target without a source are errors that name the tensors. So a
-file of a slightly different architecture is refused instead of being half understood.
+two sources for one target, a target without a source, and one of another shape are errors that name
+the tensors. So a file of a slightly different architecture is refused instead of being half
+understood. What comes out is float32, whatever the file has; integers stay integers.
 """
 
 import re
@@ -52,14 +53,15 @@ def translate(
     source: Mapping[str, Tensor],
     table: Sequence[Rule],
     ignored: Mapping[str, str],
-    targets: Iterable[str],
+    targets: Mapping[str, Sequence[int]],
     *,
     path: str | Path,
 ) -> dict[str, Tensor]:
-    """Rename and transform the tensors of `source` by `table`: our name -> tensor.
+    """Rename and transform the tensors of `source` by `table`: our name -> tensor, contiguous.
 
     Every rule that matches a name applies, so one tensor can fill several targets. `ignored` maps a
-    name pattern to the reason; it goes before the table. `path` is the file that errors name.
+    name pattern to the reason; it goes before the table. targets: the shapes to be filled, by our
+    names. `path` is the file that errors name.
     Raises AirlibError if a tensor is not understood, or the result is not exactly `targets`.
     """
     result: dict[str, Tensor] = {}
@@ -75,13 +77,21 @@ def translate(
             ours = target(match) if callable(target) else match.expand(target)
             if ours in result:
                 doubled.append(ours)
-            result[ours] = _apply(transform, tensor, name, path)
-    targets = set(targets)
+            result[ours] = _single(_apply(transform, tensor, name, path))
     _complain(path, "holds tensors that this importer does not know", unknown)
     _complain(path, "fills these tensors of our network twice", doubled)
     _complain(path, "holds tensors that our network does not have", result.keys() - targets)
-    _complain(path, "lacks tensors of our network", targets - result.keys())
+    _complain(path, "lacks tensors of our network", targets.keys() - result.keys())
+    found = {name: list(tensor.shape) for name, tensor in result.items()}
+    wrong = [name for name, shape in targets.items() if found[name] != list(shape)]
+    wrong = [f"{name} {found[name]} instead of {list(targets[name])}" for name in wrong]
+    _complain(path, "holds tensors of other shapes than our network", wrong)
     return result
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """In float32; counters stay integers."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
 
 
 def _apply(
@@ -97,6 +107,12 @@ def _apply(
             f"{path} holds {name} in the wrong shape {list(tensor.shape)}; it has another "
             "architecture, or it is damaged"
         ) from error
+
+
+def numbers(names: Iterable[str], pattern: str) -> set[int]:
+    """The numbers in group 1 of the names that `pattern` matches whole, such as those of layers."""
+    matches = (re.fullmatch(pattern, str(name)) for name in names)
+    return {int(match[1]) for match in matches if match}
 
 
 def ignored_names(source: Iterable[str], ignored: Mapping[str, str]) -> tuple[str, ...]:
