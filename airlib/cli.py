@@ -1,5 +1,5 @@
-"""The command line: reproduce, publish, sweep, train-tiny, check-tiny, choose-settings, fetch,
-import, doctor.
+"""The command line: reproduce, publish, sweep, sweep-templates, train-tiny, check-tiny,
+choose-settings, fetch, import, doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -91,6 +91,13 @@ def _sweep(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _sweep_templates(options: argparse.Namespace) -> int:
+    from airlib.studies.template_sweep import sweep_study
+
+    print(sweep_study(options.profile, options.seeds, options.out, options.workers))
+    return SUCCESS
+
+
 def _choose_settings(options: argparse.Namespace) -> int:
     from airlib.studies.settings import candidates, run_candidates, save_settings
 
@@ -174,9 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check-tiny", _check_tiny, "measure again what the shipped weights claim")
     check.add_argument("--quick", action="store_true", help="leave out exam and truth gap")
     swept = add("sweep", _sweep, "adapt and score every table pair with every method and seed")
-    swept.add_argument("--profile", default="tiny", help="tiny (default) or paper")
-    swept.add_argument("--seeds", type=_count, default=5, help="seeds 0, 1, ... (default: 5)")
-    _add_runs(swept, Path("runs/sweep"))
+    _add_sweep(swept, Path("runs/sweep"), seeds=5)
+    worded = add("sweep-templates", _sweep_templates, "adapt and score with every prompt template")
+    _add_sweep(worded, Path("runs/templates"), seeds=3)
     chosen = add("choose-settings", _choose_settings, "repeat the sweep over development pairs")
     _add_runs(chosen, Path("runs/settings"))
     _add_fetch(add("fetch", _fetch, "download and verify published weights and data"))
@@ -229,6 +236,14 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
         help="an asset or a group such as generators; repeatable",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list all assets, fetch nothing")
+
+
+def _add_sweep(parser: argparse.ArgumentParser, out: Path, seeds: int) -> None:
+    parser.add_argument("--profile", default="tiny", help="tiny (default) or paper")
+    parser.add_argument(
+        "--seeds", type=_count, default=seeds, help=f"seeds 0, 1, ... (default: {seeds})"
+    )
+    _add_runs(parser, out)
 
 
 def _add_runs(parser: argparse.ArgumentParser, out: Path) -> None:

@@ -11,7 +11,7 @@ reference row of the world (`World.row`): "source" is the untouched generator.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -86,11 +86,11 @@ def sweep(
     done = {}
     for run in todo:
         saved = known.get(run.stem.name)
-        if saved and saved["inputs"] == _inputs(run, numbers):
+        if saved and saved["inputs"] == run_inputs(run.pair, run.method, numbers):
             done[_key(run)] = _with_metrics(run, saved["metrics"])
     frozen = tuple(sorted((overrides or {}).items()))
     jobs = [(run, profile, frozen) for run in todo if _key(run) not in done]
-    done |= {_key(run): run for run in _execute(jobs, workers)} if jobs else {}
+    done |= {_key(run): run for run in in_processes(_job, jobs, workers)}
     return [done[_key(run)] for run in todo]
 
 
@@ -104,13 +104,13 @@ def sweep_table(profile: str, seeds: int, directory: Path, workers: int) -> Path
 
 def save_runs(runs: Sequence[Run], path: str | Path, command: str) -> Path:
     """All finished runs in one file, each with the inputs that it was made from."""
-    records = {run.stem.name: _read(run.stem.with_suffix(".json")) for run in runs}
+    records = {run.stem.name: read_record(run.stem.with_suffix(".json")) for run in runs}
     return write_json(path, {"command": command, "runs": records})
 
 
 def load_runs(path: str | Path = SHIPPED) -> dict:
     """What `save_runs` wrote: {"human-baby-air-0": {"inputs": ..., "metrics": ...}}."""
-    return _read(Path(path))["runs"]
+    return read_record(Path(path))["runs"]
 
 
 def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
@@ -120,13 +120,14 @@ def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
     shares = []
     for run in runs:
         there = known.get(run.stem.name)
-        if there and there["inputs"] == _read(run.stem.with_suffix(".json"))["inputs"]:
+        if there and there["inputs"] == read_record(run.stem.with_suffix(".json"))["inputs"]:
             values = {metric["name"]: metric["value"] for metric in there["metrics"]}
             shares += [abs(m.value / values[m.name] - 1) for m in run.metrics if values[m.name]]
     return max(shares) if shares else None
 
 
-def _read(path: Path) -> dict:
+def read_record(path: Path) -> dict:
+    """The JSON that a sweep wrote; AirlibError if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -139,14 +140,15 @@ def _key(run: Run) -> tuple[str, str, int]:
     return run.pair, run.method, run.seed
 
 
-def _execute(jobs: list[tuple], workers: int) -> Iterable[Run]:
-    if workers <= 1:
-        for job in track(jobs, "adapting"):
-            yield _job(*job)
+def in_processes(job: Callable, jobs: Sequence[tuple], workers: int) -> Iterable:
+    """job(*arguments) for each of `jobs`, as they finish, in `workers` processes of one thread."""
+    if workers <= 1 or not jobs:
+        for arguments in track(jobs, "adapting"):
+            yield job(*arguments)
         return
     # Spawned, not forked: a notebook's kernel already runs threads.
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        futures = [pool.submit(_job, *job) for job in jobs]
+        futures = [pool.submit(job, *arguments) for arguments in jobs]
         try:
             for future in track(as_completed(futures), "adapting", total=len(futures)):
                 yield future.result()
@@ -160,29 +162,31 @@ def _one_thread() -> None:
 
 
 @cache
-def _world(profile: str, source: str, overrides: tuple) -> World:
+def world_of(profile: str, source: str, overrides: tuple) -> World:
+    """The world of a sweep's jobs, opened once per process."""
     return open_world(load_profile(profile, dict(overrides)), source)
 
 
 def _job(run: Run, profile: str, overrides: tuple) -> Run:
     """Run, score and save; or read what an earlier call saved."""
     numbers = load_profile(profile, dict(overrides))
-    record, inputs = run.stem.with_suffix(".json"), _inputs(run, numbers)
+    record = run.stem.with_suffix(".json")
+    inputs = run_inputs(run.pair, run.method, numbers)
     if record.exists():
-        saved = _read(record)
+        saved = read_record(record)
         if saved["inputs"] == inputs:
             return _with_metrics(run, saved["metrics"])
-    metrics = _score(run, _world(profile, numbers.pairs[run.pair].source, overrides))
+    metrics = _score(run, world_of(profile, numbers.pairs[run.pair].source, overrides))
     entries = [asdict(metric) for metric in metrics]
     write_json(record, {"inputs": inputs, "metrics": entries})
     return _with_metrics(run, entries)
 
 
-def _inputs(run: Run, numbers: Profile) -> dict:
+def run_inputs(pair: str, method: str, numbers: Profile) -> dict:
     """What a run depends on, as JSON values."""
-    method = numbers.methods[run.method].as_dict() if run.method in METHODS else {}
+    settings = numbers.methods[method].as_dict() if method in METHODS else {}
     inputs = {
-        "pair": numbers.pairs[run.pair].as_dict(), "method": method,
+        "pair": numbers.pairs[pair].as_dict(), "method": settings,
         "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
         "networks": numbers.networks.as_dict(), "weights": weights_fingerprint(),
     }  # fmt: skip

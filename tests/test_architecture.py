@@ -28,7 +28,7 @@ LAYERS = [
     | {"airlib.studies.openmoji_clip"},
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.tinyworld.check"},
-    {"airlib.studies.settings"},
+    {"airlib.studies.settings", "airlib.studies.template_sweep"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
     {"airlib.publish"},

@@ -1,7 +1,7 @@
 """What every world offers: latents, adaptation by any method, and references to score against."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -39,6 +39,18 @@ PARAMETERIZATIONS = {
     "domain_vector": domain_vector,
     "domain_embedding": domain_embedding,
 }
+
+
+def templates_of(name: str) -> Sequence[str]:
+    """The list of `TEMPLATES` called `name`, or `name` itself if it is a sentence with one {}."""
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if name.count("{}") == 1 and not set("{}") & set(name.replace("{}", "")):
+        return (name,)
+    known = ", ".join(TEMPLATES)
+    raise AirlibError(
+        f"unknown templates {name!r}; choose from {known}, or a sentence with one {{}}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +124,11 @@ class World(ABC):
     ) -> Adaptation:
         """Adapt the source generator to a pair's target with the profile's numbers.
 
-        options: entries of the profile's table of that method to change for this run, and
-        `on_step`. directory: where to checkpoint; calling again continues.
+        options: entries of the profile's table of that method to change for this run, `on_step`,
+        and `objective`, a loss to follow instead of the method's own. directory: where to
+        checkpoint; calling again continues.
         """
-        on_step = options.pop("on_step", None)
+        on_step, objective = options.pop("on_step", None), options.pop("objective", None)
         numbers = self.numbers(method, pair, options)
         config = AdaptationConfig(
             **{k: numbers[k] for k in ("steps", "batch", "learning_rate", "views", "noise")},
@@ -126,7 +139,7 @@ class World(ABC):
         inside = numbers["parameterization"] == "domain_embedding"
         source = self.generator.with_mapping() if inside else self.generator
         return adapt(
-            source, self.space, self.objective(method, pair, numbers, seed),
+            source, self.space, objective or self.objective(method, pair, numbers, seed),
             self.parameterization(numbers["parameterization"], pair), config,
             directory, labels, on_step,
         )  # fmt: skip
@@ -135,7 +148,7 @@ class World(ABC):
         """The loss of `method` for the texts of `pair`."""
         texts = self.pair(pair)
         classes = texts.source_class, texts.target_class
-        templates = TEMPLATES[self.profile.world.templates]
+        templates = templates_of(self.profile.world.templates)
         if method == "nada":
             return NADA(self.space, *classes, templates)
         prompt = PromptConfig(
