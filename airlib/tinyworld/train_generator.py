@@ -163,7 +163,7 @@ class NarrowGeneratorTask(GeneratorTask):
     name = "stylegan2_narrow"
     domain = SOURCES[0]
 
-    def __init__(self, seed: int = 0, steps: int = 12000):
+    def __init__(self, seed: int = 0, steps: int = 3000):
         super().__init__(seed, steps)
 
     def rows_to_learn(self, domains: Tensor) -> Tensor:
