@@ -40,6 +40,10 @@ def classes(dataset: ConceptDataset) -> dict[str, list[str]]:
     return {label: [i.key for i in items] for label, items in dataset.sample(100).items()}
 
 
+def counts(found: dict[str, list]) -> dict[str, int]:
+    return {label: len(items) for label, items in found.items()}
+
+
 def pixels(item) -> np.ndarray:
     return np.array(item.read())
 
@@ -106,11 +110,7 @@ def write_cifar(folder: Path, fine: list[int]) -> np.ndarray:
 def test_cifar100(tmp_path):
     images = write_cifar(tmp_path, [1, 0, 3, 1])
     found = open_dataset("cifar100", tmp_path).sample(100)
-    assert {label: len(items) for label, items in found.items()} == {
-        "apple": 1,
-        "aquarium fish": 2,
-        "bear": 1,
-    }
+    assert counts(found) == {"apple": 1, "aquarium fish": 2, "bear": 1}
     assert np.array_equal(pixels(found["aquarium fish"][1]), images[3])
     assert np.array_equal(pixels(found["apple"][0]), images[1])
 
@@ -162,23 +162,11 @@ def write_coco(folder: Path) -> None:
     save(folder / "val2017" / "000000000139.jpg")
 
 
-def test_coco(tmp_path):
-    write_coco(tmp_path)
-    found = open_dataset("coco", tmp_path).sample(100)
-    assert {label: len(items) for label, items in found.items()} == {
-        "person": 1,
-        "stop sign": 1,
-        "traffic light": 1,
-    }
-    assert np.array_equal(pixels(found["person"][0]), PICTURE[20:53, 10:50])
-    assert np.array_equal(pixels(found["traffic light"][0]), PICTURE[40:, 51:])
-
-
-def test_open_images(tmp_path):
-    write(tmp_path / "oidv7-class-descriptions-boxable.csv", '/m/1,Cat\n/m/2,"Ice, dry"\n/m/3,Ü\n')
+def write_open_images(folder: Path) -> None:
+    write(folder / "oidv7-class-descriptions-boxable.csv", '/m/1,Cat\n/m/2,"Ice, dry"\n/m/3,Ü\n')
     header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
     write(
-        tmp_path / "validation-annotations-bbox.csv",
+        folder / "validation-annotations-bbox.csv",
         header + "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside\n"
         "0001eeaf4aed83f9,xclick,/m/1,1,0.25,0.75,0.1,0.6,0,0,0,0,0\n"
         "0001eeaf4aed83f9,xclick,/m/1,1,0,1,0,1,0,0,1,0,0\n"  # a group
@@ -188,16 +176,8 @@ def test_open_images(tmp_path):
         "0001eeaf4aed83f9,xclick,/m/3,1,0.5,1,0.5,1,0,0,0,0,0\n"
         "00075905539074f2,xclick,/m/3,1,0.5,1,0.5,1,0,0,0,0,0\n",  # not on disk
     )
-    write(tmp_path / "oidv6-train-annotations-bbox.csv", "not used: no folder train")
-    save(tmp_path / "validation" / "0001eeaf4aed83f9.jpg")
-    found = open_dataset("open_images", tmp_path).sample(100)
-    assert {label: len(items) for label, items in found.items()} == {
-        "Cat": 1,
-        "Ice, dry": 1,
-        "Ü": 1,
-    }
-    assert np.array_equal(pixels(found["Cat"][0]), PICTURE[8:48, 24:72])
-    assert np.array_equal(pixels(found["Ice, dry"][0]), PICTURE)
+    write(folder / "oidv6-train-annotations-bbox.csv", "not used: no folder train")
+    save(folder / "validation" / "0001eeaf4aed83f9.jpg")
 
 
 def write_visual_genome(folder: Path) -> None:
@@ -222,16 +202,33 @@ def write_visual_genome(folder: Path) -> None:
     save(folder / "VG_100K" / "2.jpg")
 
 
-def test_visual_genome(tmp_path):
-    write_visual_genome(tmp_path)
-    found = open_dataset("visual_genome", tmp_path).sample(100)
-    assert {label: len(items) for label, items in found.items()} == {
-        "dog": 1,
-        "façade": 1,
-        "tree": 2,
-    }
-    assert np.array_equal(pixels(found["tree"][1]), PICTURE[2:52, 1:41])
-    assert np.array_equal(pixels(found["façade"][0]), PICTURE[40:80, 0:57])
+OBJECTS = {  # name -> writer, images per class, (class, its image): what must be cut out
+    "coco": (
+        write_coco,
+        {"person": 1, "stop sign": 1, "traffic light": 1},
+        {("person", 0): PICTURE[20:53, 10:50], ("traffic light", 0): PICTURE[40:, 51:]},
+    ),
+    "open_images": (
+        write_open_images,
+        {"Cat": 1, "Ice, dry": 1, "Ü": 1},
+        {("Cat", 0): PICTURE[8:48, 24:72], ("Ice, dry", 0): PICTURE},
+    ),
+    "visual_genome": (
+        write_visual_genome,
+        {"dog": 1, "façade": 1, "tree": 2},
+        {("tree", 1): PICTURE[2:52, 1:41], ("façade", 0): PICTURE[40:80, 0:57]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_in_boxes(tmp_path, name):
+    write_layout, wanted, crops = OBJECTS[name]
+    write_layout(tmp_path)
+    found = open_dataset(name, tmp_path).sample(100)
+    assert counts(found) == wanted
+    for (label, index), crop in crops.items():
+        assert np.array_equal(pixels(found[label][index]), crop)
 
 
 @pytest.mark.parametrize("block", [2, 7, 100, 10**6])
@@ -379,6 +376,15 @@ def test_a_sample_draws_all_images_equally_often():
     drawn = [int(i.name) for seed in range(400) for i in data.sample(10, seed)["a"]]
     counts = np.bincount(drawn, minlength=40)
     assert counts.sum() == 4000 and abs(counts - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_chosen_classes():
+    data = stream_of({"a": range(3), "b": range(9), "c": range(5), "d": range(4)})
+    chosen = data.only(lambda label: label != "b")
+    assert chosen.name == data.name and counts(chosen.sample(4)) == {"a": 3, "c": 4, "d": 4}
+    assert list(chosen.sample(4)) == list(chosen.sample(4)), "a new pass each time"
+    with pytest.raises(AirlibError, match="at least 3"):
+        data.only(lambda label: label < "c").sample(1)
 
 
 def test_rare_classes_can_be_left_out():

@@ -7,7 +7,7 @@ from PIL import Image
 from airlib.errors import AirlibError
 from airlib.profiles import load_profile
 from airlib.sweep import sweep
-from airlib.worlds import open_world, paper
+from airlib.worlds import open_space, open_world, paper
 
 SMALL = {"sources.ffhq.resolution": 64}  # otherwise the dry run of a published generator
 
@@ -47,6 +47,13 @@ def test_random_weights_are_the_same_every_time(world):
     assert torch.equal(again.draw(again.generator, 2), world.draw(world.generator, 2))
 
 
+def test_the_clip_models_are_had_without_a_generator(world, monkeypatch):
+    monkeypatch.delattr(paper, "_generator")
+    space = open_space(load_profile("paper", dry_run=True))
+    texts = space.embed_text(["a photo of a dog"])
+    assert all(map(torch.equal, texts, world.space.embed_text(["a photo of a dog"])))
+
+
 def test_a_sweep_of_the_paper_world_has_its_own_reference_rows(tmp_path):
     numbers = load_profile("paper", dry_run=True)
     overrides = {**numbers.dry_run, **SMALL}
@@ -77,17 +84,17 @@ def test_reference_images_are_read_from_a_folder(tmp_path, assets, world):
         image = Image.new("RGB", (128, 64), (255, 0, 0))
         image.paste((0, 0, 10 * i), (32, 0, 96, 64))
         image.save(folder / f"{i:02d}.png")
-    images = torch.cat(list(_published(world)._reference_images("ffhq-babies/babies")))
+    images = torch.cat(list(_published(world).reference_images("human-baby")))
     assert images.shape == (12, 3, 64, 64)
     expected = torch.tensor([[-1.0, -1.0, 20 * i / 255 - 1] for i in range(12)])
     torch.testing.assert_close(images.mean(dim=(2, 3)), expected)
     for path in sorted(folder.iterdir())[5:]:
         path.unlink()
     with pytest.raises(AirlibError, match="holds 5 images; at least 10"):
-        list(_published(world)._reference_images("ffhq-babies/babies"))
+        list(_published(world).reference_images("human-baby"))
 
 
 def _published(world) -> paper.PaperWorld:
     """The same networks, as if their weights had been fetched."""
     numbers = load_profile("paper", {**SMALL, "evaluation.references": 20})
-    return paper.PaperWorld(numbers, world.source, world.generator, world.space)
+    return paper.PaperWorld(numbers, world.source, world.generator, world.space, ())

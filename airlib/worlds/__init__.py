@@ -9,12 +9,13 @@ can be drawn (`world.knows_truth`, the tiny world) a method is compared with wha
 made; elsewhere with reference images of the target.
 """
 
+from airlib.clip_space.encoder import ClipSpace
 from airlib.profiles import Profile, load_profile
 from airlib.worlds.base import METHODS, World
 from airlib.worlds.paper import PaperWorld
 from airlib.worlds.tiny import TinyWorld
 
-__all__ = ["METHODS", "PaperWorld", "TinyWorld", "World", "open_world"]
+__all__ = ["METHODS", "PaperWorld", "TinyWorld", "World", "open_space", "open_world"]
 
 WORLDS = {"tiny": TinyWorld, "paper": PaperWorld}
 
@@ -26,3 +27,9 @@ def open_world(profile: str | Profile = "tiny", source: str | None = None) -> Wo
     """
     numbers = load_profile(profile) if isinstance(profile, str) else profile
     return WORLDS[numbers.name].open(numbers, source)
+
+
+def open_space(profile: str | Profile = "tiny") -> ClipSpace:
+    """The CLIP models of a profile, for questions that need no generator."""
+    numbers = load_profile(profile) if isinstance(profile, str) else profile
+    return WORLDS[numbers.name].clip(numbers)

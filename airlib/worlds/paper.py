@@ -6,27 +6,21 @@ random weights, and references are noise: nothing is downloaded and nothing is c
 numbers and memory are those of a real run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
-from torchvision.transforms.functional import to_tensor
 
 from airlib.assets import asset_directory, asset_file
 from airlib.checkpoints.nvlabs import read_nvlabs
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import Reference
+from airlib.evaluation.image_sets import open_image_set
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.profiles import Profile
 from airlib.seeding import rng
-from airlib.studies.datasets.folders import IMAGE_SUFFIXES
-from airlib.studies.datasets.items import ImageItem
 from airlib.worlds.base import World
 
 FEWEST_REFERENCES = 10
@@ -47,42 +41,33 @@ class PaperWorld(World):
         if source not in profile.sources:
             known = ", ".join(profile.sources)
             raise AirlibError(f"unknown source {source!r}; choose from {known}")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        weights = profile.world.clip_weights
-        encoders = [_encoder(name, profile).to(device) for name in profile.world.clip]
-        space = ClipSpace(list(zip(encoders, weights, strict=True)))
-        return cls(profile, source, _generator(source, profile).to(device), space)
+        space = cls.clip(profile)
+        return cls(profile, source, _generator(source, profile).to(_device()), space, ())
 
-    @cache  # noqa: B019 - a world lives as long as its notebook
-    def reference(self, pair: str) -> Reference:
-        """Reference images of the pair's target domain."""
-        batches = self._reference_images(self.pair(pair).target)
-        return Reference.of((), self.space.encoders[0], batches)
+    @classmethod
+    def clip(cls, profile: Profile) -> ClipSpace:
+        """The CLIP models alone; see `open_space`."""
+        encoders = [_encoder(name, profile).to(_device()) for name in profile.world.clip]
+        return ClipSpace(list(zip(encoders, profile.world.clip_weights, strict=True)))
 
-    def _reference_images(self, target: str) -> Iterator[Tensor]:
+    def reference_images(self, pair: str) -> Iterable[Tensor]:
+        """From the folder of the pair's target domain, cut to squares of the generator's size."""
         n, size = self.profile.evaluation.references, self.generator.resolution
         if self.profile.networks.weights == "random":
             stream = rng(0, "references")
             return (2 * torch.rand(1, 3, size, size, generator=stream) - 1 for _ in range(n))
+        target = self.pair(pair).target
         folder = asset_directory() / target
         if not folder.is_dir():
             raise AirlibError(
                 f"there are no reference images of {target!r}; put up to {n} of them into {folder} "
                 "(data_manifests/reference_sets.yaml says which are published)"
             )
-        return _read_images(folder, size, n)
+        return open_image_set(folder, size, n, FEWEST_REFERENCES)
 
 
-def _read_images(folder: Path, size: int, most: int) -> Iterator[Tensor]:
-    """The first images of a folder by name, [1, 3, size, size] in [-1, 1], cropped to squares."""
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if len(names) < FEWEST_REFERENCES:
-        raise AirlibError(
-            f"{folder} holds {len(names)} images; at least {FEWEST_REFERENCES} are needed"
-        )
-    for name in names[:most]:
-        square = ImageOps.fit(ImageItem(folder, name).read(), (size, size))
-        yield to_tensor(square)[None] * 2 - 1
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _generator(source: str, profile: Profile) -> StyleGAN2:

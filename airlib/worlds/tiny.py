@@ -11,12 +11,13 @@ from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import Reference
+from airlib.evaluation.protocol import PAIRED, Reference
+from airlib.evaluation.scoring import Scores
 from airlib.files import load_tensors
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.profiles import Profile
 from airlib.results import Metric
-from airlib.studies.truth_gap import TruthGap, truth_gap
+from airlib.studies.truth_gap import GapReference, TruthGap
 from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
@@ -27,14 +28,11 @@ from airlib.worlds.base import METHODS, World
 
 SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
 GAP_SAMPLES = 96  # latents of a truth gap
-PAIRED = 200  # latents whose true target is drawn for the paired distances
 
 
 @dataclass(frozen=True, eq=False)
 class TinyWorld(World):
     """The embedded world, in which any latent can be drawn in any domain."""
-
-    judges: tuple[Judge, VitJudge]
 
     knows_truth: ClassVar[bool] = True
     reference_rows: ClassVar[tuple[str, ...]] = ("source", "prior", "truth")
@@ -45,9 +43,18 @@ class TinyWorld(World):
         source = source or next(iter(SOURCES))
         if source not in SOURCES:
             raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
-        encoders = [(ClipEncoder.tiny(), weight) for weight in profile.world.clip_weights]
-        judges = tuple(load_judge(name) for name in NETWORKS)
-        return cls(profile, source, _restricted(SOURCES[source]), ClipSpace(encoders), judges)
+        generator, judges = _restricted(SOURCES[source]), cls.load_judges()
+        return cls(profile, source, generator, cls.clip(profile), judges)
+
+    @classmethod
+    def clip(cls, profile: Profile) -> ClipSpace:
+        """The tiny CLIP alone; see `open_space`."""
+        weights = profile.world.clip_weights
+        return ClipSpace([(ClipEncoder.tiny(), weight) for weight in weights])
+
+    @classmethod
+    def load_judges(cls) -> tuple[Judge, VitJudge]:
+        return tuple(load_judge(name) for name in NETWORKS)
 
     def narrow(self) -> "TinyWorld":
         """This world with a source generator of the same kind that has seen nothing but people."""
@@ -63,13 +70,12 @@ class TinyWorld(World):
         """The true target image of each latent [N, 3, H, W], drawn by the renderer."""
         return render(z, Domain.parse(self.pair(pair).target))
 
-    @cache  # noqa: B019 - a world lives as long as its notebook
-    def reference(self, pair: str) -> Reference:
-        """The pair's target domain: fresh individuals, and the true targets of `z`."""
-        numbers = self.profile.evaluation
-        images = self.truth(pair, self.z(numbers.references, "references"))
-        truth = self.truth(pair, self.z(min(PAIRED, numbers.samples)))
-        return Reference.of(self.judges, self.space.encoders[0], images.split(50), truth)
+    def reference_images(self, pair: str) -> Iterable[Tensor]:
+        """Fresh individuals."""
+        return self.truth(pair, self.z(self.profile.evaluation.references, "references")).split(50)
+
+    def true_targets(self, pair: str) -> Tensor:
+        return self.truth(pair, self.z(min(PAIRED, self.profile.evaluation.samples)))
 
     def row(self, name: str, pair: str) -> Iterable[Tensor]:
         """Beside the source: "prior", the world generator told to draw the target domain (what a
@@ -85,25 +91,31 @@ class TinyWorld(World):
             return self.truth(pair, self.z(n)).split(50)
         return super().row(name, pair)
 
-    def score(self, batches: Iterable[Tensor], pair: str, method: str, seed: int) -> list[Metric]:
+    def evaluate(
+        self, batches: Iterable[Tensor], reference: Reference, pair: str, method: str,
+        seed: int | None, protocol: str = "quick", cache: Path | None = None,
+    ) -> Scores:  # fmt: skip
         """For an adaptation the truth gap as well."""
-        batches = list(batches)
-        metrics = super().score(batches, pair, method, seed)
+        scores = super().evaluate(batches, reference, pair, method, seed, protocol, cache)
         if method in METHODS:
-            gap = self.truth_gap(pair, torch.cat(batches)[:GAP_SAMPLES]).gap
-            protocol = f"directional loss of the true targets minus reached, {GAP_SAMPLES} latents"
-            owner = (pair, method, seed)
-            metrics.append(Metric("clip_truth_gap", gap, GAP_SAMPLES, None, protocol, *owner))
-        return metrics
+            images = scores.images[:GAP_SAMPLES]
+            gap, n = self.truth_gap(pair, images).gap, len(images)
+            how = f"truthgap{n}: directional loss of the true targets minus reached, {n} latents"
+            metric = Metric("clip_truth_gap", gap, n, None, how, pair, method, seed)
+            scores.metrics.append(metric)
+        return scores
 
     def truth_gap(self, pair: str, images: Tensor) -> TruthGap:
         """Directional loss of true targets, and of images [N, 3, H, W] of the first N of `z`."""
-        n = len(images)
+        return self._gap_reference(pair, len(images)).reached_by(images)
+
+    @cache  # noqa: B019 - a world lives as long as its notebook
+    def _gap_reference(self, pair: str, n: int) -> GapReference:
         numbers = self.numbers("nada", pair, {})
         directions = self.objective("nada", pair, numbers, seed=0).directions
         true = render(self.z(n), SOURCES[self.source]), self.truth(pair, self.z(n))
         source = self.draw(self.generator, n)
-        return truth_gap(self.space, directions, (source, images), true, numbers["views"])
+        return GapReference.of(self.space, directions, source, true, numbers["views"])
 
 
 def _restricted(domain: Domain, network: str = GeneratorTask.name) -> StyleGAN2:

@@ -10,9 +10,14 @@ images that are not on disk.
 from collections.abc import Mapping
 from pathlib import Path
 
-from airlib.errors import AirlibError
 from airlib.studies.datasets.items import ImageItem, large_enough
-from airlib.studies.datasets.layout import damaged, image_names, read_json, required_files
+from airlib.studies.datasets.layout import (
+    damaged,
+    image_names,
+    read_json,
+    required_files,
+    splits_on_disk,
+)
 from airlib.studies.datasets.sampling import ConceptDataset, Stream
 
 
@@ -21,10 +26,7 @@ def open_coco(directory: Path) -> ConceptDataset:
     content = "the annotations of MS COCO, e.g. instances_val2017.json"
     files = required_files(directory / "annotations", ["instances_*.json"], content)
     splits = {file: file.stem.removeprefix("instances_") for file in files}
-    splits = {file: split for file, split in splits.items() if (directory / split).is_dir()}
-    if not splits:
-        wanted = " or ".join(file.stem.removeprefix("instances_") for file in files)
-        raise AirlibError(f"{directory} has no folder {wanted} with the images of MS COCO")
+    splits = splits_on_disk(directory, splits, "MS COCO")
     return ConceptDataset("coco", lambda: _stream(directory, splits))
 
 

@@ -1,7 +1,7 @@
 """What lies where: a missing part of a published layout is one clear error, before any work."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ def required_files(directory: Path, names: Iterable[str], content: str) -> list[
     if not found:
         raise AirlibError(f"{directory} has no {wanted}; it should hold {content}")
     return sorted(found)
+
+
+def splits_on_disk(directory: Path, splits: Mapping[Path, str], name: str) -> dict[Path, str]:
+    """Of {annotation file: split}, the splits whose folder of images is there, at least one."""
+    present = {file: split for file, split in splits.items() if (directory / split).is_dir()}
+    if not present:
+        wanted = " or ".join(splits.values())
+        raise AirlibError(f"{directory} has no folder {wanted} with the images of {name}")
+    return present
 
 
 def read_json(path: Path) -> Any:

@@ -13,9 +13,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from airlib.errors import AirlibError
 from airlib.studies.datasets.items import SMALLEST_FRACTION, ImageItem, large_enough
-from airlib.studies.datasets.layout import damaged, image_names, required_files
+from airlib.studies.datasets.layout import damaged, image_names, required_files, splits_on_disk
 from airlib.studies.datasets.sampling import ConceptDataset, Stream
 
 DESCRIPTIONS = ["*class-descriptions*.csv"]
@@ -26,11 +25,7 @@ def open_open_images(directory: Path) -> ConceptDataset:
     """The objects of all splits that are present."""
     descriptions = required_files(directory, DESCRIPTIONS, 'lines such as "/m/0k4j,Car"')
     files = required_files(directory, BOXES, "the boxes of Open Images, a file per split")
-    splits = {file: _split(file) for file in files}
-    splits = {file: split for file, split in splits.items() if (directory / split).is_dir()}
-    if not splits:
-        wanted = " or ".join(_split(file) for file in files)
-        raise AirlibError(f"{directory} has no folder {wanted} with the images of Open Images")
+    splits = splits_on_disk(directory, {file: _split(file) for file in files}, "Open Images")
     return ConceptDataset("open_images", lambda: _stream(descriptions, splits))
 
 

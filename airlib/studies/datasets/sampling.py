@@ -11,7 +11,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
@@ -42,6 +42,10 @@ class ConceptDataset:
 
     name: str
     stream: Callable[[], Stream]
+
+    def only(self, keep: Callable[[str], bool]) -> "ConceptDataset":
+        """The classes whose label `keep` accepts."""
+        return replace(self, stream=lambda: (pair for pair in self.stream() if keep(pair[0])))
 
     def sample(
         self, images_per_class: int, seed: int = 0, fewest_images: int = 1
