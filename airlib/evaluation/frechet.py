@@ -26,8 +26,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     """
     x, y = feature_pair(x, y)
     mean_x, mean_y = x.mean(0), y.mean(0)
-    a = (x - mean_x) / (len(x) - 1) ** 0.5  # [N, F]
-    b = (y - mean_y) / (len(y) - 1) ** 0.5  # [M, F]
+    a = (x - mean_x).div_((len(x) - 1) ** 0.5)  # [N, F]
+    b = (y - mean_y).div_((len(y) - 1) ** 0.5)  # [M, F]
     few_samples = min(len(x), len(y)) < x.shape[1]
     cross = _trace_from_samples(a, b) if few_samples else _trace_from_covariances(a.T @ a, b.T @ b)
     distance = (mean_x - mean_y).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
