@@ -1,5 +1,5 @@
-"""The command line: reproduce, publish, sweep, sweep-templates, train-tiny, check-tiny,
-choose-settings, fetch, import, doctor.
+"""The command line: reproduce, publish, sweep, sweep-templates, evaluate, train-tiny,
+check-tiny, choose-settings, fetch, import, doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -88,6 +89,22 @@ def _sweep(options: argparse.Namespace) -> int:
     from airlib.sweep import sweep_table
 
     print(sweep_table(options.profile, options.seeds, options.out, options.workers))
+    return SUCCESS
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from airlib.evaluate import evaluate_path, results_file
+
+    out = results_file(options.what, options.protocol, options.out)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"airlib: {message}", file=sys.stderr)
+        report = evaluate_path(
+            options.what, pair=options.pair, references=options.references, profile=options.profile,
+            protocol=options.protocol, samples=options.samples, resize=options.resize,
+            images_to=options.save_images,
+        )  # fmt: skip
+    path = report.save(out)
+    print(f"{report.table()}\nfile: {path}")
     return SUCCESS
 
 
@@ -184,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(swept, Path("runs/sweep"), seeds=5)
     worded = add("sweep-templates", _sweep_templates, "adapt and score with every prompt template")
     _add_sweep(worded, Path("runs/templates"), seeds=3)
+    _add_evaluate(add("evaluate", _evaluate, "score adaptations, or images from any tool"))
     chosen = add("choose-settings", _choose_settings, "repeat the sweep over development pairs")
     _add_runs(chosen, Path("runs/settings"))
     _add_fetch(add("fetch", _fetch, "download and verify published weights and data"))
@@ -236,6 +254,24 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
         help="an asset or a group such as generators; repeatable",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list all assets, fetch nothing")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(after_interrupt="the same command continues where it stopped")
+    parser.add_argument(
+        "what", type=Path, metavar="WHAT",
+        help="an adaptation (.safetensors), a folder of them, or a folder of images",
+    )  # fmt: skip
+    parser.add_argument("--pair", help="what the target is; an adaptation says it itself")
+    parser.add_argument("--references", type=Path, metavar="DIR", help="images of the target")
+    parser.add_argument("--profile", help="tiny or paper (default: the adaptation's, or tiny)")
+    parser.add_argument("--protocol", default="full", help="full (default), or quick as in sweeps")
+    parser.add_argument("--samples", type=_count, metavar="N", help="images (default: profile's)")
+    parser.add_argument("--resize", type=_count, metavar="N", help="cut images to N x N pixels")
+    parser.add_argument("--save-images", type=Path, metavar="DIR", help="also write the images")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: runs/evaluate/NAME-PROTOCOL.json"
+    )
 
 
 def _add_sweep(parser: argparse.ArgumentParser, out: Path, seeds: int) -> None:

@@ -25,10 +25,11 @@ LAYERS = [
     {"airlib.studies"},
     {"airlib.tinyworld.training", "airlib.tinyworld.train_clip", "airlib.tinyworld.train_judge"}
     | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"}
-    | {"airlib.studies.openmoji_clip"},
+    | {"airlib.studies.openmoji_clip", "airlib.evaluation.image_sets"},
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.tinyworld.check"},
-    {"airlib.studies.settings", "airlib.studies.template_sweep"},
+    {"airlib.studies.settings", "airlib.studies.template_sweep"}
+    | {"airlib.evaluate", "airlib.score_report"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
     {"airlib.publish"},

@@ -5,12 +5,17 @@ import torch
 from small_networks import small_space
 
 from airlib.seeding import rng
-from airlib.studies.truth_gap import truth_gap
+from airlib.studies.truth_gap import GapReference, TruthGap
 
 
 @pytest.fixture(scope="module")
 def pictures():
     return torch.rand(3, 12, 3, 16, 16, generator=rng(0, "pictures")) * 2 - 1
+
+
+def truth_gap(space, directions, adapted, true, views) -> TruthGap:
+    source, reached = adapted
+    return GapReference.of(space, directions, source, true, views).reached_by(reached)
 
 
 def direction(space, source, target):

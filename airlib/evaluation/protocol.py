@@ -1,34 +1,31 @@
-"""The one protocol every method is scored by: same latents, same references, same judge.
+"""What every method is scored with: same latents, same references, same networks.
 
-    reference = Reference.of(judges, encoder, batches_of_true_images, paired_truth)
-    metrics = evaluate(world.draw(adapted, 300), reference, "human-baby", "air", seed=0)
+    reference = Reference.of(judges, encoder, batches_of_true_images, truth)
+    seen = see(world.batches(adapted, 300), judges, encoder)
 
-Against the whole target domain: Frechet distances in the features of two judges of different
-architecture, and CLIP distance. Against the true target of the *same* latent, which only the tiny
-world can draw: paired feature distance, paired L1, and paired edge L1, in which colours that are
-right on average do not help. On the set alone: diversity, the mean perceptual distance between two
-of its images. Images come in batches and each is embedded once, so sets larger than the memory can
-be scored. A world without judges or true targets has fewer metrics.
+`see` sends each image through the judges and CLIP once; the measures of scoring.py are functions of
+what it returns. Images come in batches, so a set may be larger than the memory. With `cache`, a
+folder, the features of a batch are in a file there as soon as they are known: what was killed and
+is started again computes only what is missing, and ends with the same bits.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder
-from airlib.evaluation.clip_distance import clip_distance
-from airlib.evaluation.intervals import frechet_bootstrap, mean_bootstrap
-from airlib.evaluation.perceptual import (
-    PerceptualEmbedding,
-    mean_pairwise_distance,
-    paired_edge_l1,
-    paired_l1,
-)
+from airlib.errors import AirlibError
+from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.files import load_tensors, save_tensors
 from airlib.results import Metric
-from airlib.seeding import rng
 from airlib.tinyworld.judge import Judge
+
+KEPT = 1000  # images of a set that stay at hand for perceptual distances, where there are judges
+PAIRED = 200  # of them are compared with their true targets, and with each other for diversity
 
 LABELS = {  # metric -> column title, with the direction that is better
     "frechet": "Frechet distance (judge) ↓",
@@ -38,6 +35,16 @@ LABELS = {  # metric -> column title, with the direction that is better
     "paired_edge": "paired edge L1 ↓",
     "clip_distance": "CLIP distance ↓",
     "diversity": "diversity ↑",
+    "kernel": "kernel distance (judge) ↓",
+    "kernel_vit": "kernel distance (second judge) ↓",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "density": "density ↑",
+    "coverage": "coverage ↑",
+    "intra_lpips": "intra-LPIPS ↑",
+    "intra_lpips_medoid": "intra-LPIPS (to medoid) ↑",
+    "text_quality": "Quality (CLIP) ↑",
+    "clip_diversity": "Diversity (CLIP) ↑",
 }
 
 
@@ -47,7 +54,7 @@ def labels_of(metrics: Iterable[Metric]) -> dict[str, str]:
     return {name: title for name, title in LABELS.items() if name in names}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """A target domain as the metrics see it."""
 
@@ -56,96 +63,103 @@ class Reference:
     features: tuple[Tensor, ...]  # per judge, features [M, F] of true target images
     clip: Tensor  # CLIP embeddings [M, D] of the same
     truth: Tensor | None  # images [P, 3, H, W]: the true targets of the first P latents
+    texts: Tensor | None  # CLIP embeddings [T, D] of sentences that describe the target
 
     @classmethod
     def of(
         cls, judges: Sequence[Judge], encoder: ClipEncoder, images: Iterable[Tensor],
-        truth: Tensor | None = None,
+        truth: Tensor | None = None, sentences: Sequence[str] = (), cache: Path | None = None,
     ) -> "Reference":  # fmt: skip
-        """Embed true target images once; they come in batches [B, 3, H, W]."""
-        seen = _see(images, judges, encoder)
-        return cls(tuple(judges), encoder, seen.features, seen.clip, truth)
+        """Embed true target images once; they come in batches [B, 3, H, W]. cache: see `see`."""
+        seen = see(images, judges, encoder, 0, cache)
+        texts = encoder.embed_text(sentences).cpu() if sentences else None
+        return cls(tuple(judges), encoder, seen.features, seen.clip, truth, texts)
 
-    def protocol(self, what: str, generated: int) -> str:
-        """How a value was made, in words."""
-        return f"{what}; {generated} generated, {len(self.clip)} true target images"
+    @property
+    def perceptual(self) -> PerceptualEmbedding:
+        """Distances by the maps of the first judge."""
+        return PerceptualEmbedding(self.judges[0].maps)
+
+    @property
+    def truth_embedding(self) -> Tensor:
+        """`perceptual` of the true targets, [P, D]."""
+        return _truth_embedding(self)
 
 
-@dataclass(frozen=True)
-class _Seen:
+@lru_cache(maxsize=1)  # 50 MB in tiny, and a sweep takes one pair after the other
+def _truth_embedding(reference: Reference) -> Tensor:
+    return reference.perceptual(reference.truth)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
     """A set of N images: features [N, F] per judge, CLIP embeddings [N, D], the first images."""
 
     features: tuple[Tensor, ...]
     clip: Tensor
-    first: Tensor
+    images: Tensor  # [at most `keep`, 3, H, W] as they were drawn
 
 
 @torch.no_grad()
-def _see(
-    batches: Iterable[Tensor], judges: Sequence[Judge], encoder: ClipEncoder, keep: int = 0
-) -> _Seen:
-    features, clip, first, kept = [[] for _ in judges], [], [], 0
-    for batch in batches:
-        images = batch.clamp(-1, 1)  # as in a saved picture
-        for collected, judge in zip(features, judges, strict=True):
-            collected.append(judge.features(images))
-        clip.append(encoder.embed_images(images).cpu())
-        first.append(images[: keep - kept])
-        kept += len(first[-1])
-    return _Seen(tuple(map(torch.cat, features)), torch.cat(clip), torch.cat(first))
+def see(
+    batches: Iterable[Tensor], judges: Sequence[Judge], encoder: ClipEncoder,
+    keep: int = 0, cache: Path | None = None,
+) -> Seen:  # fmt: skip
+    """The features of all images of `batches`, [B, 3, H, W] each, and the first `keep` images.
 
-
-def evaluate(
-    batches: Iterable[Tensor], reference: Reference,
-    pair: str | None = None, method: str | None = None, seed: int | None = None,
-) -> list[Metric]:  # fmt: skip
-    """All metrics of images that belong to the reference's latents, in order.
-
-    They come in batches [B, 3, H, W].
+    cache: a folder that belongs to this set and these networks. Of a sequence, batches that are
+    known from there and hold none of the first `keep` images are not asked for.
+    Raises AirlibError for NaN or infinite pixels, other shapes, and damaged files in the cache.
     """
-    paired = 0 if reference.truth is None else len(reference.truth)
-    seen = _see(batches, reference.judges, reference.encoder, paired)
-    n, owner = len(seen.clip), {"pair": pair, "method": method, "seed": seed}
-    distance = clip_distance(seen.clip, reference.clip)
-    clip = reference.protocol(f"CLIP {reference.encoder.name}", n)
-    gap = reference.protocol("half squared distance of the mean CLIP embeddings", n)
-    return [
-        *_frechet(seen.features, reference, owner),
-        *(_paired(seen.first, reference, owner) if paired else ()),
-        _mean("clip_distance", distance.per_image, clip, owner),
-        Metric("clip_gap", distance.gap, n, None, gap, **owner),
-    ]
+    looks, images, count = [], [], 0
+    for number, make in enumerate(_makers(batches)):
+        path = cache / f"{number:05}.safetensors" if cache else None
+        known = path is not None and path.exists()
+        if not known or count < keep:
+            batch = _checked(make(), count)
+            images.append(batch[: max(keep - count, 0)])
+        look = _load(path, len(judges)) if known else _look(batch, judges, encoder)
+        if path and not known:
+            save_tensors(path, look, {"images": len(batch)})
+        looks.append(look)
+        count += len(look["clip"])
+    if not looks:
+        raise AirlibError("there are no images to score")
+    features = tuple(torch.cat([look[f"judge {i}"] for look in looks]) for i in range(len(judges)))
+    clip = torch.cat([look["clip"] for look in looks])
+    return Seen(features, clip, torch.cat(images) if images else torch.empty(0))
 
 
-def _frechet(features: Sequence[Tensor], reference: Reference, owner: dict) -> list[Metric]:
-    metrics = []
-    # Fewer judges than names: a world may have none.
-    judged = zip(("frechet", "frechet_vit"), reference.judges, features, reference.features)  # noqa: B905
-    for name, judge, generated, truth in judged:
-        stream = rng(0, "evaluation bootstrap", name)
-        value, interval = frechet_bootstrap(generated, truth, stream)
-        protocol = reference.protocol(f"{type(judge).__name__} features", len(generated))
-        metrics.append(Metric(name, value, len(generated), interval, protocol, **owner))
-    return metrics
+def _look(batch: Tensor, judges: Sequence[Judge], encoder: ClipEncoder) -> dict[str, Tensor]:
+    images = batch.clamp(-1, 1).to(encoder.device)  # as in a saved picture
+    look = {f"judge {i}": judge.features(images).cpu() for i, judge in enumerate(judges)}
+    return {**look, "clip": encoder.embed_images(images).cpu()}
 
 
-def _paired(images: Tensor, reference: Reference, owner: dict) -> list[Metric]:
-    """Distances to the true target of the same latent, and diversity, of images [P, 3, H, W]."""
-    phi, truth = PerceptualEmbedding(reference.judges[0].maps), reference.truth
-    embedded = phi(images)
-    same = f"to the true target of the same {len(truth)} latents"
-    half = "share of the pixel range"
-    edges = paired_edge_l1(images, truth) / 2
-    diversity = f"mean pairwise judge-map distance of {len(truth)} images"
-    features = (embedded - phi(truth)).square().sum(dim=1)
-    return [
-        _mean("paired_feature", features, f"judge maps, {same}", owner),
-        _mean("paired_l1", paired_l1(images, truth) / 2, f"{half}, {same}", owner),
-        _mean("paired_edge", edges, f"pixel differences, {half}, {same}", owner),
-        Metric("diversity", mean_pairwise_distance(embedded), len(truth), None, diversity, **owner),
-    ]
+def _load(path: Path, judges: int) -> dict[str, Tensor]:
+    try:
+        look, _ = load_tensors(path)
+        if look.keys() == {"clip", *(f"judge {i}" for i in range(judges))}:
+            return look
+    except AirlibError:
+        pass
+    raise AirlibError(f"the cached features {path} are damaged; delete the file")
 
 
-def _mean(name: str, values: Tensor, protocol: str, owner: dict) -> Metric:
-    interval = mean_bootstrap(values, rng(0, "evaluation bootstrap", name))
-    return Metric(name, float(values.mean()), len(values), interval, protocol, **owner)
+def _makers(batches: Iterable[Tensor]) -> Iterator[Callable[[], Tensor]]:
+    """A function per batch that returns it; a sequence is not asked for it before."""
+    if isinstance(batches, Sequence):
+        return (partial(batches.__getitem__, index) for index in range(len(batches)))
+    return (lambda batch=batch: batch for batch in batches)
+
+
+def _checked(batch: Tensor, before: int) -> Tensor:
+    if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch):
+        raise AirlibError(f"expected images [B, 3, H, W], got {list(batch.shape)}")
+    bad = (~batch.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise AirlibError(
+            f"image {before + bad[0]} holds NaN or infinite pixels; "
+            "mend what drew it before scoring it"
+        )
+    return batch

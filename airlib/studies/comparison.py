@@ -15,9 +15,10 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.evaluation.intervals import Interval, mean_interval, paired_difference
+from airlib.evaluation.protocol import LABELS
 from airlib.results import Metric
 
-LARGER_IS_BETTER = ("diversity",)
+LARGER_IS_BETTER = tuple(name for name, title in LABELS.items() if title.endswith("↑"))
 
 
 @dataclass(frozen=True)

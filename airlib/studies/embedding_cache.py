@@ -31,7 +31,7 @@ from airlib.files import write_atomically
 from airlib.progress import track
 from airlib.studies.datasets.sampling import Item
 
-FORMAT = 1  # raise it when reading or embedding an image gives other numbers
+FORMAT = 2  # raise it when reading or embedding an image gives other numbers
 BATCH = 32  # images; part of the format, since it decides how sums are rounded
 Batch = tuple[Tensor, Tensor]  # which images were readable, bool [B]; their pixels [b, 3, R, R]
 

@@ -7,9 +7,13 @@ the true target of every latent is known, that is a number:
 
 Positive: optimisation went past the truth and is paid for it. Zero or negative: at the truth the
 loss would be lower still, so following it is safe.
+
+    gap = GapReference.of(space, directions, source_images, (true_source, true_target), views=2)
+    gap.reached_by(adapted_images).gap
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,25 +37,49 @@ class TruthGap:
         return self.truth - self.reached
 
 
-@torch.no_grad()
-def truth_gap(
-    space: ClipSpace, directions: list[Tensor], adapted: tuple[Tensor, Tensor],
-    true: tuple[Tensor, Tensor], views: int,
-) -> TruthGap:  # fmt: skip
-    """The gap on N latents.
+@dataclass(frozen=True, eq=False)
+class GapReference:
+    """What adapted images of N latents are compared with, embedded once for all methods."""
 
-    adapted: source and adapted images [N, 3, H, W] of the same latents; true: the renders of both.
-    directions: per CLIP model a unit text direction [D]. views: random views per image, drawn
-    independently for every set, as in training.
-    """
+    space: ClipSpace
+    directions: list[Tensor]  # per CLIP model a unit text direction [D]
+    views: int
+    source: list[Tensor]  # per CLIP model embeddings of the source images
+    truth: float  # the directional loss of the true targets
 
-    def loss(who: str, source: Tensor, target: Tensor) -> float:
-        embedded = []
-        for role, images in (("source", source), ("target", target)):
-            stream = rng(0, "truth gap", who, role)
-            seen = random_views(images, views, stream) if views else images
-            embedded.append(space.embed_images(seen))
-        offsets = [b - a for a, b in zip(*embedded, strict=True)]
-        return float(space.weighted_sum(lambda m: directional_loss(offsets[m], directions[m])))
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, space: ClipSpace, directions: list[Tensor], source: Tensor,
+        true: tuple[Tensor, Tensor], views: int,
+    ) -> Self:  # fmt: skip
+        """source: images [N, 3, H, W] of the source generator; true: the renders of both domains.
 
-    return TruthGap(loss("truth", *true), loss("reached", *adapted))
+        views: random views per image, drawn independently for every set, as in training.
+        """
+        true_source, true_target = (
+            _embed(space, images, views, "truth", role)
+            for role, images in zip(("source", "target"), true, strict=True)
+        )
+        truth = _loss(space, directions, true_source, true_target)
+        return cls(
+            space, directions, views, _embed(space, source, views, "reached", "source"), truth
+        )
+
+    @torch.no_grad()
+    def reached_by(self, adapted: Tensor) -> TruthGap:
+        """The gap of adapted images [N, 3, H, W] of the same latents."""
+        target = _embed(self.space, adapted, self.views, "reached", "target")
+        return TruthGap(self.truth, _loss(self.space, self.directions, self.source, target))
+
+
+def _embed(space: ClipSpace, images: Tensor, views: int, who: str, role: str) -> list[Tensor]:
+    stream = rng(0, "truth gap", who, role)
+    return space.embed_images(random_views(images, views, stream) if views else images)
+
+
+def _loss(
+    space: ClipSpace, directions: list[Tensor], source: list[Tensor], target: list[Tensor]
+) -> float:
+    offsets = [b - a for a, b in zip(source, target, strict=True)]
+    return float(space.weighted_sum(lambda m: directional_loss(offsets[m], directions[m])))

@@ -1,8 +1,9 @@
 """What every world offers: latents, adaptation by any method, and references to score against."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,7 +14,8 @@ from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
 from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.templates import IMAGENET_TEMPLATES, NADA_TEMPLATES, SINGLE
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import Reference, evaluate
+from airlib.evaluation.protocol import Reference
+from airlib.evaluation.scoring import Scores, evaluate
 from airlib.generators.base import images_at_once
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.air import AIR, AIRConfig
@@ -30,6 +32,7 @@ from airlib.parameterizations import (
 from airlib.profiles import Profile
 from airlib.results import Metric
 from airlib.seeding import rng
+from airlib.tinyworld.judge import Judge
 
 TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
 METHODS = ("nada", "air")
@@ -53,6 +56,20 @@ def templates_of(name: str) -> Sequence[str]:
     )
 
 
+class DrawnBatches(Sequence[Tensor]):
+    """Images [B, 3, H, W] of latents, drawn whenever a batch is asked for."""
+
+    def __init__(self, generator: StyleGAN2, w: Tensor):
+        self.generator, self.parts = generator, w.split(images_at_once(generator))
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> Tensor:
+        return self.generator(self.parts[index])
+
+
 @dataclass(frozen=True, eq=False)
 class World(ABC):
     """Everything an experiment needs, opened by `open_world`."""
@@ -61,6 +78,7 @@ class World(ABC):
     source: str
     generator: StyleGAN2
     space: ClipSpace
+    judges: tuple[Judge, ...]
 
     knows_truth: ClassVar[bool]  # whether the true target of a latent can be drawn
     reference_rows: ClassVar[tuple[str, ...]]  # of a table: what methods are compared with
@@ -70,9 +88,14 @@ class World(ABC):
     def open(cls, profile: Profile, source: str | None) -> Self:
         """See `open_world`."""
 
+    @classmethod
+    def load_judges(cls) -> tuple[Judge, ...]:
+        """Networks beside CLIP that measure distances of images, the main one first."""
+        return ()
+
     @abstractmethod
-    def reference(self, pair: str) -> Reference:
-        """The target domain of a pair, as the metrics see it."""
+    def reference_images(self, pair: str) -> Iterable[Tensor]:
+        """Images of a pair's target domain, in batches [B, 3, H, W]."""
 
     def pair(self, name: str) -> Profile:
         """The pair called `name`, if it starts from this world's source."""
@@ -94,29 +117,55 @@ class World(ABC):
         return self.generator.map(self.z(n, purpose), self.profile.evaluation.truncation)
 
     @torch.no_grad()
-    def batches(self, generator: StyleGAN2, n: int) -> Iterator[Tensor]:
+    def batches(self, generator: StyleGAN2, n: int) -> Sequence[Tensor]:
         """Images [B, 3, H, W] of the first n of `z`, by this world's generator or an adapted copy.
 
         Unlike `generator(world.sample(n))`, right also where the mapping network was adapted.
         """
         w = generator.map(self.z(n), self.profile.evaluation.truncation)
-        for part in w.split(images_at_once(generator)):
-            yield generator(part)
+        return DrawnBatches(generator, w)
 
     def draw(self, generator: StyleGAN2, n: int) -> Tensor:
         """`batches` as one tensor [n, 3, H, W]."""
         return torch.cat(list(self.batches(generator, n)))
 
     # -- scores --------------------------------------------------------------------------------
-    def row(self, name: str, pair: str) -> Iterator[Tensor]:
+    def row(self, name: str, pair: str) -> Iterable[Tensor]:
         """The images of one of `reference_rows`, in batches."""
         if name != "source":
             raise AirlibError(f"there is no row {name!r} in profile {self.profile.name}")
         return self.batches(self.generator, self.profile.evaluation.samples)
 
+    def true_targets(self, pair: str) -> Tensor | None:
+        """The true targets [P, 3, H, W] of the first of `z`, where they are known."""
+        return None
+
+    def sentences(self, pair: str) -> list[str]:
+        """The target of a pair in words, the same ones whatever templates a method is given."""
+        return [template.format(self.pair(pair).target_class) for template in NADA_TEMPLATES]
+
+    @cache  # noqa: B019 - a world lives as long as its notebook
+    def reference(self, pair: str) -> Reference:
+        """The target domain of a pair, as the metrics see it."""
+        return self.reference_of(pair, self.reference_images(pair))
+
+    def reference_of(
+        self, pair: str, images: Iterable[Tensor], cache: Path | None = None
+    ) -> Reference:
+        """The same with other images of the target domain. cache: see `evaluation.protocol.see`."""
+        encoder, truth = self.space.encoders[0], self.true_targets(pair)
+        return Reference.of(self.judges, encoder, images, truth, self.sentences(pair), cache)
+
     def score(self, batches: Iterable[Tensor], pair: str, method: str, seed: int) -> list[Metric]:
-        """All metrics of images that were drawn from `z` in order."""
-        return evaluate(batches, self.reference(pair), pair, method, seed)
+        """The quick metrics of images that were drawn from `z` in order."""
+        return self.evaluate(batches, self.reference(pair), pair, method, seed).metrics
+
+    def evaluate(
+        self, batches: Iterable[Tensor], reference: Reference, pair: str, method: str,
+        seed: int | None, protocol: str = "quick", cache: Path | None = None,
+    ) -> Scores:  # fmt: skip
+        """The metrics of any protocol, of images that were drawn from `z` in order."""
+        return evaluate(batches, reference, protocol, cache, pair, method, seed)
 
     # -- adaptation ----------------------------------------------------------------------------
     def adapt(

@@ -5,9 +5,10 @@ it within its data set, without the folder the data set lies in, so that a sampl
 the same on every machine.
 
 Pictures come out as people see them: turned upright by their EXIF orientation, transparent parts on
-white, every colour model (grayscale, palette, CMYK) as RGB. A bounding box counts the pixels as
-they are stored, before turning, and is rounded to the nearest pixel edges. The data sets do not say
-which of the two they mean, and it matters for few of their images.
+white, every colour model (grayscale, palette, CMYK) as RGB, and of 16 bits per channel the upper 8.
+A bounding box counts the pixels as they are stored, before turning, and is rounded to the nearest
+pixel edges. The data sets do not say which of the two they mean, and it matters for few of their
+images.
 """
 
 import warnings
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from airlib.errors import AirlibError
@@ -78,6 +80,8 @@ def large_enough(box: Box, smallest: float = SMALLEST_BOX) -> bool:
 
 def rgb(image: Image.Image) -> Image.Image:
     """In mode RGB, on white where the image is transparent."""
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "A" not in image.getbands() and "transparency" not in image.info:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -1,0 +1,138 @@
+"""A folder of images from any tool, as the batches [B, 3, H, W] in [-1, 1] that metrics take.
+
+    images = open_image_set(Path("samples"), resize=64)
+    scores = evaluate(images, reference, "full")
+
+PNG, JPEG, WebP and BMP files count, by name; hidden files and sub-folders do not. Pictures come
+out as people see them: upright by their EXIF orientation, gray as three equal channels, transparent
+parts on white, 16 bits per channel cut to the upper 8 (`ImageItem`). All must be of one size, or
+`resize` makes them squares of so many pixels: the shorter side is scaled to it (bicubic, with
+antialiasing) and the rest cut off around the middle. Files that cannot be read to their end are
+left out and counted.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from airlib.errors import AirlibError
+from airlib.files import write_atomically
+from airlib.progress import track
+from airlib.studies.datasets.folders import IMAGE_SUFFIXES
+from airlib.studies.datasets.items import ImageItem
+from airlib.tinyworld.pool import to_bytes
+
+BATCH_PIXELS = 4 * 1024**2  # per batch, and at most 50 images: what `images_at_once` draws
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet(Sequence[Tensor]):
+    """Readable images of one size; a batch is read when it is asked for."""
+
+    name: str
+    items: tuple[ImageItem, ...]
+    size: tuple[int, int]  # width, height in pixels
+    resize: int | None
+    skipped: tuple[str, ...]  # names of unreadable files
+
+    @property
+    def batch(self) -> int:
+        """Images per batch."""
+        return min(50, max(1, BATCH_PIXELS // (self.size[0] * self.size[1])))
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.batch)
+
+    def __getitem__(self, index: int) -> Tensor:
+        items = self.items[index * self.batch : (index + 1) * self.batch]
+        if index < 0 or not items:
+            raise IndexError(index)
+        return torch.stack([_tensor(_read(item, self.resize)) for item in items])
+
+
+def open_image_set(
+    folder: Path, resize: int | None = None, most: int | None = None, fewest: int = 1
+) -> ImageSet:
+    """The readable images of a folder, the first `most` of them by name.
+
+    Every file is decoded once here, so that what is wrong shows before any work is done; one
+    warning counts the unreadable ones.
+    Raises AirlibError for a missing folder, fewer than `fewest` images, and images of two sizes.
+    """
+    if not folder.is_dir():
+        raise AirlibError(f"{folder} is no folder of images; check the path")
+    items, sizes, skipped = [], [], []
+    for name in track(_names(folder), f"reading {folder.name}"):
+        item = ImageItem(folder, name)
+        try:
+            sizes.append(_read(item, resize).size)
+        except AirlibError:
+            skipped.append(name)
+            continue
+        items.append(item)
+        if len(items) == most:
+            break
+    if len(items) < fewest and len(items) != most:
+        unreadable = f" ({len(skipped)} more cannot be read)" if skipped else ""
+        raise AirlibError(
+            f"{folder} holds {len(items)} images{unreadable}; at least {fewest} are needed, as "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))} files directly in it"
+        )
+    _check_sizes(items, sizes)
+    if skipped:
+        warnings.warn(
+            f"{folder.name}: skipped {len(skipped)} of {len(skipped) + len(items)} images, which "
+            f"cannot be read; the first is {skipped[0]}",
+            stacklevel=2,
+        )
+    return ImageSet(folder.name, tuple(items), sizes[0], resize, tuple(skipped))
+
+
+def save_images(batches: Sequence[Tensor], folder: Path) -> None:
+    """Write images [B, 3, H, W] as folder/00000.png, 00001.png, ..., 8 bits per channel.
+
+    Raises AirlibError if other images are in the folder: a set must not mix with what is there.
+    """
+    there, number = set(_names(folder)) if folder.is_dir() else set(), 0
+    expected = [f"{i:05}.png" for i in range(sum(map(len, batches)))] if there else []
+    if foreign := sorted(there.difference(expected)):
+        raise AirlibError(f"{folder} holds other images ({foreign[0]}); choose an empty folder")
+    for batch in batches:
+        for pixels in to_bytes(batch).permute(0, 2, 3, 1).cpu().numpy():
+            image = Image.fromarray(pixels)
+            write_atomically(folder / f"{number:05}.png", image.save)
+            number += 1
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def _read(item: ImageItem, resize: int | None) -> Image.Image:
+    image = item.read()
+    return ImageOps.fit(image, (resize, resize)) if resize else image
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    """[3, H, W] in [-1, 1]"""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _check_sizes(items: Sequence[ImageItem], sizes: Sequence[tuple[int, int]]) -> None:
+    for item, size in zip(items, sizes, strict=True):
+        if size != sizes[0]:
+            first, other = (f"{width} x {height}" for width, height in (sizes[0], size))
+            raise AirlibError(
+                f"{items[0].name} has {first} pixels and {item.name} {other}; make all images one "
+                "size, or have them resized (--resize N)"
+            )

@@ -1,0 +1,92 @@
+"""Named protocols: what is measured of a set of images.
+
+    scores = evaluate(batches, reference, "full", pair="human-baby", method="air", seed=0)
+    scores.metrics        # list of Metric; each says how it was made, e.g. "fd300_judge: ..."
+    scores.omitted        # {"overlap": "k = 3 neighbours need sets of ..."}
+
+quick   What sweeps measure. Against the true target of the *same* latent, which only the tiny world
+        can draw: paired feature distance (the headline), paired L1, and paired edge L1, in which
+        colours that are right on average do not help. Against the whole target domain: Frechet
+        distances in the features of two judges of different architecture, and CLIP distance. On
+        the set alone: diversity, the mean perceptual distance between two of its images.
+full    The same values, then the diversity terms of CLIP distance, kernel distance, precision,
+        recall, density and coverage, intra-LPIPS, and HyperDomainNet's Quality and Diversity.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from airlib.errors import AirlibError
+from airlib.evaluation import measures
+from airlib.evaluation.protocol import KEPT, Reference, see
+from airlib.results import Metric
+
+QUICK = {
+    "Frechet distance": measures.frechet,
+    "paired distances": measures.paired,
+    "diversity": measures.diversity,
+    "CLIP distance": measures.clip,
+}
+FULL = {
+    **QUICK,
+    "CLIP distance split": measures.clip_split,
+    "kernel distance": measures.kernel,
+    "overlap": measures.overlap,
+    "intra-LPIPS": measures.intra_lpips_of_clusters,
+    "text alignment": measures.text_alignment,
+}
+PROTOCOLS = {"quick": QUICK, "full": FULL}
+WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`omitted` says of each measure without a value why it has none."""
+
+    metrics: list[Metric]
+    omitted: dict[str, str]
+    images: Tensor  # the first ones, as far as perceptual distances need them
+
+
+def evaluate(
+    batches: Iterable[Tensor], reference: Reference, protocol: str = "quick",
+    cache: Path | None = None,
+    pair: str | None = None, method: str | None = None, seed: int | None = None,
+) -> Scores:  # fmt: skip
+    """Score images, which belong to the reference's latents in order where it knows the truth.
+
+    batches, cache: see `see`. What the reference has no networks or truth for is omitted. A measure
+    that fails, for example for want of images, is omitted by "full", which says so, and an
+    AirlibError in "quick", since sweeps rely on its values.
+    """
+    if protocol not in PROTOCOLS:
+        raise AirlibError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+    keep = KEPT if reference.judges else 0
+    seen = see(batches, reference.judges, reference.encoder, keep, cache)
+    subject, owner = measures.Subject(seen, reference), (pair, method, seed)
+    metrics, omitted = [], {}
+    for name, measure in PROTOCOLS[protocol].items():
+        if reason := _not_applicable(name, reference):
+            omitted[name] = reason
+            continue
+        try:
+            metrics += [Metric(*entry, *owner) for entry in measure(subject)]
+        except AirlibError as error:
+            if protocol == "quick":
+                raise
+            omitted[name] = str(error)
+    return Scores(metrics, omitted, seen.images)
+
+
+def _not_applicable(name: str, reference: Reference) -> str | None:
+    """Why the reference has nothing to measure this with."""
+    if not reference.judges and name not in WITHOUT_JUDGES:
+        return "this profile has no judges"
+    if name == "paired distances" and reference.truth is None:
+        return "the true targets of these images are not known"
+    if name == "text alignment" and reference.texts is None:
+        return "no pair was named, so there is no target text"
+    return None
