@@ -11,7 +11,7 @@ named variants, and their values must not be compared with each other:
              code of AIR computes. The medoids count with distance 0, and the clustering is a weaker
              one (`alternating_medoids`).
     centres  Clusters around K given images, mean as in `within`: Ojha et al. 2021, where the given
-             images are those of the few-shot training set.
+             images are those of the few-shot training set. All pairs count, not 50 drawn images.
 
 Clusters of fewer than two images have no pairs, and are left out of the average of clusters.
 """
