@@ -179,7 +179,8 @@ def _score_images(
         _check_size(images, world.judges)
         reference = replace(_reference(world, pair, given), truth=None)
     elif given:
-        judges, encoder = WORLDS[profile].load_judges(), open_space(profile).encoders[0]
+        loaded = load_profile(profile, numbers)
+        judges, encoder = WORLDS[loaded.name].load_judges(), open_space(loaded).encoders[0]
         _check_size(images, judges)
         _check_size(given, judges)
         folder = _cache(judges, encoder)(*_identity(given))

@@ -1,0 +1,294 @@
+"""`airlib evaluate`: numbers of sweeps, folders of images, kills, and one line per bad input."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from airlib import evaluate as evaluate_module
+from airlib.adaptation import Adaptation
+from airlib.cli import main
+from airlib.evaluate import evaluate_path
+from airlib.evaluation import protocol as protocol_module
+from airlib.evaluation.image_sets import save_images
+from airlib.profiles import load_profile
+from airlib.sweep import sweep
+from airlib.worlds import open_world
+
+PAIR = "human-baby"
+QUICK = {
+    "evaluation.samples": 60,
+    "evaluation.references": 40,
+    "methods.nada.steps": 2,
+    "methods.nada.batch": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What `airlib sweep` leaves: one short run of NADA; its directory and metrics."""
+    directory = tmp_path_factory.mktemp("runs")
+    [run] = sweep("tiny", ["nada"], [PAIR], [0], directory, QUICK, 1, rows=())
+    return directory, list(run.metrics)
+
+
+@pytest.fixture(scope="module")
+def adaptation(runs) -> Path:
+    return runs[0] / f"{PAIR}-nada-0.safetensors"
+
+
+@pytest.fixture(scope="module")
+def world():
+    return open_world(load_profile("tiny", QUICK), "human")
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory, world) -> Path:
+    folder = tmp_path_factory.mktemp("references")
+    save_images(world.reference_images(PAIR), folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("AIRLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def named(metrics) -> dict[str, float]:
+    return {metric.name: metric.value for metric in metrics}
+
+
+# --- what it measures
+
+
+def test_quick_gives_the_numbers_of_the_sweep(runs):
+    directory, swept = runs
+    report = evaluate_path(directory, protocol="quick", overrides=QUICK)
+    assert report.metrics == swept
+    again = evaluate_path(directory, protocol="quick", overrides=QUICK)  # from the cache
+    assert again.metrics == swept
+
+
+def test_saved_images_score_like_the_adaptation_but_for_rounding(
+    adaptation, references, tmp_path, capsys
+):
+    """The same generator as a tool that only leaves pictures behind."""
+    arguments = ["--references", str(references), "--out", str(tmp_path / "a.json")]
+    drawn = ["--samples", "60", "--save-images", str(tmp_path / "drawn")]
+    assert main(["evaluate", str(adaptation), *arguments, *drawn]) == 0
+    printed, _ = capsys.readouterr()
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert printed.startswith(f"{PAIR}-nada-0: nada on {PAIR}, seed 0, protocol full\n")
+    assert printed.endswith(f"file: {tmp_path / 'a.json'}\n")
+    folder = tmp_path / "drawn" / f"{PAIR}-nada-0"
+    assert len(list(folder.iterdir())) == 60
+    report = evaluate_path(folder, pair=PAIR, references=references)
+
+    tensors = {metric["name"]: metric for metric in content["metrics"]}
+    files = {metric.name: metric for metric in report.metrics}
+    paired = {"paired_feature", "paired_l1", "paired_edge", "clip_truth_gap"}
+    assert set(tensors) - set(files) == paired and not set(files) - set(tensors)
+    assert report.scored[0].scores.omitted == {
+        "paired distances": "the true targets of these images are not known"
+    }
+    for name, metric in files.items():
+        low, high = tensors[name]["interval"]
+        assert abs(metric.value - tensors[name]["value"]) <= 0.1 * (high - low), name
+        assert metric.n == tensors[name]["n"] and metric.method == f"{PAIR}-nada-0"
+        assert name in printed
+
+
+def test_a_folder_without_a_pair_is_compared_with_references(references, tmp_path):
+    report = evaluate_path(references, references=references)
+    found = named(report.metrics)
+    assert found["frechet"] == pytest.approx(0, abs=1e-6) and found["precision"] == 1
+    assert set(report.scored[0].scores.omitted) == {"paired distances", "text alignment"}
+    content = json.loads(report.save(tmp_path / "scores.json").read_text())
+    assert {entry["measure"] for entry in content["omitted"]} == set(
+        report.scored[0].scores.omitted
+    )
+    assert str(tmp_path) not in (tmp_path / "scores.json").read_text()
+
+
+def test_the_paper_profile_scores_a_folder_without_a_generator(tmp_path, world):
+    """With random weights: what is measured, not how well."""
+    save_images([world.draw(world.generator, 4)], tmp_path / "images")
+    overrides = load_profile("paper", dry_run=True).dry_run.as_dict()
+    arguments = {"references": tmp_path / "images", "profile": "paper", "overrides": overrides}
+    report = evaluate_path(tmp_path / "images", **arguments)
+    assert named(report.metrics)["clip_gap"] == 0 and {m.n for m in report.metrics} == {4}
+    assert report.scored[0].scores.omitted["overlap"] == "this profile has no judges"
+
+
+def test_two_methods_on_the_same_runs_are_compared(runs, world, tmp_path):
+    directory, _ = runs
+    adapted = Adaptation.load(directory / f"{PAIR}-nada-0.safetensors")
+    for method, stretch in (("nada", 1.0), ("air", 0.0)):  # "air": nothing moved
+        for seed in (0, 1):
+            tensors = {
+                name: stretch * value + (1 - stretch) * world.generator.state_dict()[name]
+                for name, value in adapted.tensors.items()
+            }
+            labels = {**adapted.config["labels"], "method": method}
+            loop = {**adapted.config["adaptation"], "seed": seed}
+            config = {**adapted.config, "labels": labels, "adaptation": loop}
+            Adaptation(tensors, config).save(tmp_path / f"{method}-{seed}.safetensors")
+    report = evaluate_path(
+        tmp_path, protocol="quick", overrides={**QUICK, "evaluation.samples": 20}
+    )
+    lines = {line.split(":")[0]: line for line in report.comparison()}
+    values = {metric.method: metric.value for metric in report.metrics if metric.name == "frechet"}
+    better = min(values, key=values.get)
+    assert f"over all 2 runs {better} is ahead" in lines["frechet"]
+    assert lines["frechet"] in report.table()
+
+
+# --- killed and started again
+
+
+def _job(adaptation: Path, references: Path) -> None:
+    torch.set_num_threads(1)
+    evaluate_path(adaptation, references=references, overrides=SLOW)
+
+
+SLOW = {**QUICK, "evaluation.samples": 40}
+
+
+def test_killed_at_random_points_and_restarted_gives_the_same_file(
+    adaptation, references, cache, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("airlib.worlds.base.images_at_once", lambda generator: 5)
+    whole = evaluate_path(adaptation, references=references, overrides=SLOW)
+    whole = whole.save(tmp_path / "whole.json").read_bytes()
+    expected = features(cache)
+    assert len(expected) == 8 + 1  # batches of images, and of references
+    monkeypatch.setenv("AIRLIB_CACHE", str(tmp_path / "killed"))
+    evaluate_module._cache.cache_clear()
+    look = protocol_module._look
+
+    def slowly(*arguments):
+        time.sleep(0.05)
+        return look(*arguments)
+
+    monkeypatch.setattr(protocol_module, "_look", slowly)
+    chance = np.random.default_rng(time.time_ns())
+    for at_least in (0, 2, 5):
+        evaluate_module._reference.cache_clear()
+        process = multiprocessing.get_context("fork").Process(
+            target=_job, args=(adaptation, references)
+        )
+        process.start()
+        while process.is_alive() and len(features(tmp_path / "killed")) < at_least:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert features(tmp_path / "killed").items() <= expected.items()  # nothing half written
+    evaluate_module._reference.cache_clear()
+    report = evaluate_path(adaptation, references=references, overrides=SLOW)
+    assert report.save(tmp_path / "again.json").read_bytes() == whole
+    assert features(tmp_path / "killed") == expected
+
+
+def features(cache: Path) -> dict[str, bytes]:
+    files = [path for path in cache.rglob("*.safetensors") if not path.name.startswith(".")]
+    return {str(path.relative_to(cache)): path.read_bytes() for path in files}
+
+
+def test_images_that_changed_are_scored_again(references, cache, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in sorted(references.iterdir())[:12]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    first = named(evaluate_path(folder, references=references).metrics)
+    Image.new("RGB", (64, 64)).save(folder / "00003.png")
+    changed = named(evaluate_path(folder, references=references).metrics)
+    assert changed["frechet"] != first["frechet"]
+
+
+# --- bad input
+
+
+@pytest.fixture
+def bad(tmp_path, adaptation) -> Path:
+    """A folder of everything that can be wrong."""
+    large, two = [(128, 128)] * 3, [(64, 64)] * 2
+    folders = {"empty": [], "mixed": [(64, 64), (32, 64)], "large": large, "two": two}
+    for name, sizes in folders.items():
+        (tmp_path / name).mkdir()
+        for number, size in enumerate(sizes):
+            Image.new("RGB", size).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "cut.safetensors").write_bytes(adaptation.read_bytes()[:5000])
+    (tmp_path / "text.txt").write_text("no adaptation")
+    good = Adaptation.load(adaptation)
+    Adaptation(good.tensors, {**good.config, "done": 3}).save(tmp_path / "stopped.safetensors")
+    Adaptation(good.tensors, {**good.config, "labels": {}}).save(tmp_path / "bare.safetensors")
+    Adaptation(good.tensors, {**good.config, "source": "0"}).save(tmp_path / "dog.safetensors")
+    for name in ("twice", "again"):
+        good.save(tmp_path / "same" / f"{name}.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing", "--pair", PAIR], "missing is no folder of images"),
+        (["empty", "--pair", PAIR], "holds 0 images; at least 1"),
+        (["mixed", "--pair", PAIR], "0.png has 64 x 64 pixels and 1.png 32 x 64; make"),
+        (["large", "--pair", PAIR], "128 x 128 pixels and the judges of this profile see 64 x 64"),
+        (["two"], "add --pair NAME or --references DIR"),
+        (["two", "--pair", "human-bab"], "unknown pair 'human-bab'; choose from"),
+        (["two", "--pair", PAIR, "--profile", "huge"], "unknown profile 'huge'"),
+        (["two", "--pair", PAIR, "--protocol", "fast"], "unknown protocol 'fast'; choose from"),
+        (["two", "--references", "empty"], "empty holds 0 images"),
+        (["two", "--references", "large"], "the images in large have 128 x 128"),
+        (["two", "--references", "two", "--save-images", "x"], "holds images already"),
+        (["two", "--references", "two", "--out", "empty"], "choose a file in a writable directory"),
+        (["two", "--references", "two", "--out", "text.txt/a.json"], "choose a file in a writable"),
+        (["cut.safetensors"], "cut.safetensors is damaged"),
+        (["text.txt"], "text.txt is damaged or not an airlib file"),
+        (["stopped.safetensors"], "is a checkpoint; finish the adaptation"),
+        (["bare.safetensors"], "bare does not say which pair it is for; add --pair NAME"),
+        (["dog.safetensors"], "was made from another source generator"),
+        (["bare.safetensors", "--pair", "dog-cat"], "was made from another source generator"),
+        (["same"], "again and twice are both nada on human-baby with seed 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    bad, cache, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(bad)
+    before = sorted(bad.rglob("*"))
+    assert main(["evaluate", *arguments]) == 1
+    output, errors = capsys.readouterr()
+    last = errors.split("\r")[-1]  # after the progress bars
+    assert output == "" and message in errors
+    assert last.strip().startswith("airlib: ") and errors.count("\n") == 1, errors
+    assert sorted(bad.rglob("*")) == before
+
+
+def test_too_few_images_are_measured_as_far_as_they_go(bad, references, cache, capsys):
+    arguments = ["evaluate", str(bad / "two"), "--references", str(references)]
+    assert main([*arguments, "--out", str(bad / "out.json")]) == 0
+    output, _ = capsys.readouterr()
+    assert "not measured: overlap: k = 3 neighbours need sets of more" in output
+    assert "nan" not in output.lower() and "inf " not in output
+    content = (bad / "out.json").read_text()
+    assert "NaN" not in content and "Infinity" not in content
+
+
+def test_unreadable_images_are_counted(bad, references, cache, capsys):
+    (bad / "two" / "9.png").write_bytes(b"")
+    arguments = ["evaluate", str(bad / "two"), "--references", str(references)]
+    assert main([*arguments, "--out", str(bad / "out.json")]) == 0
+    _, errors = capsys.readouterr()
+    assert "airlib: two: skipped 1 of 3 images, which cannot be read; the first is 9.png" in errors
+    assert json.loads((bad / "out.json").read_text())["skipped"] == {"two": ["9.png"]}
