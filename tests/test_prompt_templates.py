@@ -12,6 +12,9 @@ from airlib.profiles import load_profile
 from airlib.seeding import rng
 from airlib.studies.misalignment import spearman
 from airlib.studies.prompt_templates import (
+    ENSEMBLE,
+    KIND_STYLES,
+    KINDS,
     PAPER,
     TEMPLATES,
     Association,
@@ -25,10 +28,12 @@ from airlib.studies.template_sweep import (
     TemplateRun,
     known_runs,
     largest_difference,
+    matrix,
     misalignments,
+    over_seeds,
     save_template_runs,
     sweep_templates,
-    table,
+    tried,
 )
 from airlib.worlds import open_world
 from airlib.worlds.base import templates_of
@@ -151,9 +156,9 @@ def test_spread_takes_the_ends_and_all_if_all_are_wanted():
 
 # -- data --------------------------------------------------------------------------------------
 def test_the_study_has_as_many_templates_as_the_papers():
-    every = [template for kind in TEMPLATES.values() for template in kind]
-    assert len(set(every)) == len(every) == PAPER["templates"]
-    assert all(templates_of(template) == (template,) for template in every)
+    assert len(KINDS) == sum(map(len, TEMPLATES.values())) == PAPER["templates"]
+    assert TEMPLATES.keys() == KIND_STYLES.keys()
+    assert all(templates_of(template) == (template,) for template in KINDS)
     assert set(TEMPLATES["camera"] + TEMPLATES["style"]) <= set(NADA_TEMPLATES)
     for profile in ("tiny", "paper"):
         assert set(PAPER["pairs"]) <= set(load_profile(profile).pairs)
@@ -207,9 +212,17 @@ def test_misalignment_of_a_prompt_is_that_of_its_offsets(world, swept):
             a, b = encoder.embed_text([template.format("human"), template.format("baby")])
             expected = 1 - torch.cosine_similarity(target.mean(0) - source.mean(0), b - a, dim=0)
             assert found == pytest.approx(expected.item(), abs=1e-5)
-    assert table(swept[1], "human-baby", "misalignment")["a {}"] == pytest.approx(
-        [misalignments(world, "human-baby", ["a {}"]).item()] * 2
-    )
+    recorded = matrix(swept[1], ["human-baby"], WORDINGS, "misalignment")[0]
+    torch.testing.assert_close(recorded, misalignments(world, "human-baby", WORDINGS))
+
+
+def test_tables_of_runs_are_means_over_seeds_of_templates_tried_everywhere():
+    runs = [TemplateRun("x {}", "a", seed, {"m": value}) for seed, value in enumerate((1.0, 4.0))]
+    runs += [TemplateRun("y {}", "a", 0, {"m": 7.0}), TemplateRun("x {}", "b", 0, {"m": 0.0})]
+    runs += [TemplateRun(ENSEMBLE, pair, 0, {"m": 9.0}) for pair in "ab"]
+    assert tried(runs, ["a"]) == ["x {}", "y {}"] and tried(runs, ["a", "b"]) == ["x {}"]
+    assert over_seeds(runs, "a", ["y {}", "x {}"], "m") == [[7.0], [1.0, 4.0]]
+    assert matrix(runs, ["a", "b"], ["x {}"], "m").tolist() == [[2.5], [0.0]]
 
 
 def test_a_killed_sweep_ends_with_the_same_file(swept, tmp_path):

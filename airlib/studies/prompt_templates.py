@@ -10,7 +10,6 @@ where I_S and I_T are the mean image embeddings of the source and of the target 
 premise matters, templates with a small M adapt well: the association of M with the Frechet distance
 is positive. Whether it is, `associate` measures:
 
-    templates = [t for kind in TEMPLATES.values() for t in kind]
     found = associate(M, frechet, spearman, rng(0))        # M and frechet [pairs, templates]
     print(found, found.verdict)
 
@@ -18,9 +17,10 @@ The runs that it needs are made by `airlib.studies.template_sweep`.
 """
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from torch.nn import functional as F
 from airlib.clip_space.offsets import SMALLEST_OFFSET
 from airlib.errors import AirlibError
 from airlib.evaluation.intervals import Interval, percentiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _DATA = tomllib.loads(
     resources.files(__package__).joinpath("prompt_templates.toml").read_text(encoding="utf-8")
@@ -41,6 +44,17 @@ PAPER: dict = _DATA["paper"]
 
 ENSEMBLE = "nada79"
 """NADA's own mean over 79 templates, for comparison."""
+
+KINDS: dict[str, str] = {template: kind for kind, found in TEMPLATES.items() for template in found}
+"""Template -> its kind, in order."""
+
+KIND_STYLES = {  # as in airlib.figures: told apart with any colour vision, and by the marker
+    "plain": ("#000000", "o"),
+    "camera": ("#0072B2", "s"),
+    "style": ("#E69F00", "^"),
+    "odd": ("#009E73", "D"),
+    "misleading": ("#D55E00", "X"),
+}
 
 FEWEST_TEMPLATES = 3
 
@@ -94,7 +108,7 @@ class Association:
 
 
 def associate(
-    x: Tensor, y: Tensor, correlation: Correlation, rng: torch.Generator, resamples: int = 2000
+    x: Tensor, y: Tensor, correlation: Correlation, rng: torch.Generator, resamples: int = 1000
 ) -> Association:
     """Correlate x with y, both [P, K]: P pairs, K templates; the mean over pairs is taken.
 
@@ -138,3 +152,27 @@ def spread(values: Tensor, count: int) -> list[int]:
     order = values.argsort(stable=True)
     places = torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()
     return order[places].tolist()
+
+
+def draw_by_kind(
+    axes: "Axes", templates: Sequence[str], x: Tensor, y: Sequence[Sequence[float]]
+) -> None:
+    """A point per template at (x, mean of its y), a line through its y, which are its seeds."""
+    for template, place, values in zip(templates, x.tolist(), y, strict=True):
+        color, marker = KIND_STYLES[KINDS[template]]
+        axes.plot([place] * len(values), values, "-", color=color, linewidth=1)
+        axes.plot(place, sum(values) / len(values), marker, color=color)
+    for kind, (color, marker) in KIND_STYLES.items():
+        axes.plot([], [], marker, color=color, label=kind)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    label_misalignment(axes)
+
+
+def label_misalignment(axes: "Axes") -> None:
+    """M on the x-axis, on a logarithmic scale with plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set(xscale="log", xlabel="offset misalignment M")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()

@@ -26,7 +26,7 @@ from airlib.files import write_json
 from airlib.methods.nada import NADA
 from airlib.methods.step import Step
 from airlib.profiles import Profile, load_profile
-from airlib.studies.prompt_templates import ENSEMBLE, PAPER, TEMPLATES, offset_misalignment
+from airlib.studies.prompt_templates import ENSEMBLE, KINDS, PAPER, offset_misalignment
 from airlib.sweep import in_processes, read_record, run_inputs, world_of
 from airlib.worlds import World
 from airlib.worlds.base import templates_of
@@ -85,8 +85,7 @@ def sweep_templates(
 
 def sweep_study(profile: str, seeds: int, directory: Path, workers: int) -> Path:
     """All templates of the study and NADA's 79, on the pairs of the paper; one file of results."""
-    every = [template for kind in TEMPLATES.values() for template in kind]
-    wanted = {pair: [*every, ENSEMBLE] for pair in PAPER["pairs"]}
+    wanted = {pair: [*KINDS, ENSEMBLE] for pair in PAPER["pairs"]}
     runs = sweep_templates(profile, wanted, range(seeds), directory, workers=workers)
     command = f"airlib sweep-templates --profile {profile} --seeds {seeds}"
     return save_template_runs(runs, load_profile(profile), directory / "templates.json", command)
@@ -126,13 +125,31 @@ def largest_difference(runs: Sequence[TemplateRun], known: Sequence[TemplateRun]
     return max(shares) if shares else None
 
 
-def table(runs: Sequence[TemplateRun], pair: str, name: str) -> dict[str, list[float]]:
-    """{template: values over seeds} of one pair and outcome."""
-    found: dict[str, list[float]] = {}
+def tried(runs: Sequence[TemplateRun], pairs: Sequence[str]) -> list[str]:
+    """The single templates that were run on every one of `pairs`, in the order of the runs."""
+    done = {(run.template, run.pair) for run in runs}
+    names = dict.fromkeys(run.template for run in runs if run.template != ENSEMBLE)
+    return [name for name in names if all((name, pair) in done for pair in pairs)]
+
+
+def over_seeds(
+    runs: Sequence[TemplateRun], pair: str, templates: Sequence[str], name: str
+) -> list[list[float]]:
+    """Per template its values of one pair and outcome, one for each seed."""
+    found: dict[str, list[float]] = {template: [] for template in templates}
     for run in runs:
-        if run.pair == pair:
-            found.setdefault(run.template, []).append(run.values[name])
-    return found
+        if run.pair == pair and run.template in found:
+            found[run.template].append(run.values[name])
+    return list(found.values())
+
+
+def matrix(
+    runs: Sequence[TemplateRun], pairs: Sequence[str], templates: Sequence[str], name: str
+) -> Tensor:
+    """Means over seeds of one outcome, [pairs, templates] in float64."""
+    rows = [over_seeds(runs, pair, templates, name) for pair in pairs]
+    means = [[sum(values) / len(values) for values in row] for row in rows]
+    return torch.tensor(means, dtype=torch.float64)
 
 
 # -- one world ---------------------------------------------------------------------------------
