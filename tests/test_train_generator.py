@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from airlib.generators.stylegan2 import StyleGAN2
 from airlib.profiles import load_profile
 from airlib.seeding import rng
 from airlib.tinyworld import train_clip
@@ -12,6 +13,7 @@ from airlib.tinyworld.held_out import HELD_OUT, is_held_out
 from airlib.tinyworld.lessons import Lessons
 from airlib.tinyworld.pool import sample_domains
 from airlib.tinyworld.train_generator import (
+    CONFIG,
     LESSON_SHARE,
     GeneratorTask,
     NarrowGeneratorTask,
@@ -113,6 +115,23 @@ def test_a_thin_line_counts_more_than_the_flat_around_it():
     assert (plain[..., 32, 32] > 2.5 * plain[..., 0, 0]).all()  # the centre, where the face is
     assert (drawn[..., 32, 20] > 5 * plain[..., 32, 20]).all()
     assert torch.equal(drawn[..., 40:], plain[0, 0, :, 40:].expand(1, 1, 64, 24))
+
+
+def test_shipped_convolutions_have_unit_scale_and_draw_the_same(task):
+    z = torch.randn(4, LATENT_DIM, generator=rng(6))
+    shipped = StyleGAN2(CONFIG)
+    with torch.no_grad():
+        for layer in task.average.synthesis.layers:
+            layer.weight.mul_(40)
+        shipped.load_state_dict(task.export()[0])
+        images, same = (
+            network.synthesis(network.map(z, c=condition(rows(Domain("cat"), 4))))
+            for network in (task.average, shipped)
+        )
+    torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
+    for layer in shipped.synthesis.layers:
+        energy = layer.weight.square().mean(dim=(1, 2, 3))
+        torch.testing.assert_close(energy, torch.ones_like(energy))
 
 
 def test_source_domains_are_drawn_twice_as_often(task):

@@ -154,7 +154,16 @@ class GeneratorTask:
         return fidelity(self.average)
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
-        return self.average.state_dict(), self.average.config_dict()
+        """The average, its convolutions scaled to unit mean square like untrained ones.
+
+        Demodulation makes that scale irrelevant to the images, but not to an adaptation: Muon lets
+        it grow forty-fold, and a learning rate would then move the network a fortieth as far.
+        """
+        network = copy.deepcopy(self.average)
+        for layer in network.synthesis.layers:
+            scale = layer.weight.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            layer.weight.div_(scale)
+        return network.state_dict(), network.config_dict()
 
 
 class NarrowGeneratorTask(GeneratorTask):
