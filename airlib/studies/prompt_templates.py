@@ -173,6 +173,6 @@ def label_misalignment(axes: "Axes") -> None:
     from matplotlib.ticker import LogLocator
 
     axes.set(xscale="log", xlabel="offset misalignment M")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
