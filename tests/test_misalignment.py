@@ -156,6 +156,12 @@ def test_degenerate_concepts_are_refused():
         misalignment(images, texts)
 
 
+def test_nearest_texts_by_hand():
+    images = torch.tensor([[0.1, 0.0], [0.5, 0.4], [0.3, 0.4]])
+    found = concepts(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])).nearest()
+    assert found == ["c0", "c2", "c2"]  # 0.5 * 0.6 + 0.4 * 0.8 is more than 0.5
+
+
 # --- where concepts come from
 
 

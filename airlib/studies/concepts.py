@@ -46,6 +46,11 @@ class ConceptEmbeddings:
     image_means: Tensor
     texts: Tensor
 
+    def nearest(self) -> list[str]:
+        """For each concept the one whose text is nearest to its images: its own, if all is well."""
+        cosines = self.image_means @ self.texts.T  # up to the length of the mean
+        return [self.labels[row] for row in cosines.argmax(1).tolist()]
+
 
 def class_prompt(domain: Domain) -> str:
     """The text of a domain, e.g. "a sketch of a baby fox"."""

