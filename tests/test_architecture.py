@@ -32,7 +32,7 @@ LAYERS = [
     | {"airlib.evaluate", "airlib.score_report"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
-    {"airlib.publish"},
+    {"airlib.publish", "airlib.arguments"},
     {"airlib.cli"},
 ]
 # The loop does not know the methods, and a method does not run the loop.
