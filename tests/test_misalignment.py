@@ -227,6 +227,15 @@ def test_means_of_unit_embeddings_are_not_normalised_again(folder):
     assert found.image_means[0].norm() < 0.95 < found.image_means[1].norm()
 
 
+def test_a_class_that_looks_like_another_is_left_out(folder):
+    (folder / "tree frog").mkdir()
+    Image.new("RGB", (16, 16), (0, 255, 0)).save(folder / "tree frog" / "0.png")
+    with pytest.warns(UserWarning, match="left out tree frog: .* 1 of 4 classes"):
+        found = embed_image_folder(ColorEncoder(), folder)
+    assert found.labels == ("frog", "red panda", "sea") and len(found.texts) == 3
+    assert torch.isfinite(misalignment(found.image_means, found.texts).M).all()
+
+
 def test_photos_are_turned_upright(tmp_path):
     class TopHalf(ColorEncoder):
         def embed_pixels(self, pixels):
@@ -236,8 +245,9 @@ def test_photos_are_turned_upright(tmp_path):
     pixels[:4, :, 0], pixels[4:, :, 2] = 255, 255  # upright: red above blue
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
-    for name in "abc":
+    for i, name in enumerate("abc"):
         (tmp_path / name).mkdir()
+        pixels[:4, :, 1] = 40 * i  # or the classes would look alike
         Image.fromarray(pixels[::-1].copy()).save(tmp_path / name / "x.png", exif=exif)
     found = embed_image_folder(TopHalf(), tmp_path)
     red, _, blue = found.image_means[0].tolist()

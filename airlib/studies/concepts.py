@@ -35,6 +35,7 @@ STYLE_PROMPTS = {
     "watercolor": "a watercolor painting of {}",
     "wall painting": "a wall painting of {}",
 }
+SAME = 1e-6  # distance between two means below which they differ by rounding only
 HUMAN_NOUNS = {"adult": "a person", "baby": "a baby", "elderly": "an old person"}
 
 
@@ -92,7 +93,8 @@ def embed_dataset(
 
     The text of a class is `template` filled with its label. images_per_class, fewest_images, seed:
     see `ConceptDataset.sample`; cache, workers: see `embed_classes`. Unreadable images are skipped,
-    and one warning counts them; a class with nothing else is an AirlibError.
+    and one warning counts them; a class with nothing else is an AirlibError. A class whose images
+    the encoder cannot tell from those of an earlier one is left out, with a warning.
     """
     if "{}" not in template:
         raise AirlibError(f'the template {template!r} has no "{{}}" to put the class name in')
@@ -111,11 +113,24 @@ def embed_dataset(
             f"first is {skipped[0]}",
             stacklevel=2,
         )
-    return ConceptEmbeddings(
-        labels=tuple(classes),
-        image_means=torch.stack(means),
-        texts=_embed_text(encoder, [template.format(label) for label in classes]),
-    )
+    image_means = torch.stack(means)
+    rows = _distinct(image_means)
+    labels = tuple(label for row, label in enumerate(classes) if row in set(rows))
+    if len(labels) < len(classes):
+        warnings.warn(
+            f"{dataset.name}: left out {', '.join(sorted(classes.keys() - labels)[:4])}: this CLIP "
+            f"cannot tell {len(classes) - len(labels)} of {len(classes)} classes from another",
+            stacklevel=2,
+        )
+    texts = _embed_text(encoder, [template.format(label) for label in labels])
+    return ConceptEmbeddings(labels, image_means[rows], texts)
+
+
+def _distinct(means: Tensor) -> list[int]:
+    """The rows of [C, D] that no earlier row equals: no offset leads from a concept to itself."""
+    distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+    same = (distances < SAME).tril(-1).any(dim=1)
+    return (~same).nonzero().flatten().tolist()
 
 
 def embed_image_folder(
