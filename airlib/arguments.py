@@ -54,7 +54,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     swept = add("sweep", "adapt and score every table pair with every method and seed")
     _add_sweep(swept, Path("runs/sweep"), seeds=5)
     worded = add("sweep-templates", "adapt and score with every prompt template")
-    _add_sweep(worded, Path("runs/templates"), seeds=3)
+    _add_sweep(worded, Path("runs/templates"), seeds=1)
     _add_evaluate(add("evaluate", "score adaptations, or images from any tool"))
     chosen = add("choose-settings", "repeat the sweep over development pairs")
     _add_runs(chosen, Path("runs/settings"))

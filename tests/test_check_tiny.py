@@ -5,7 +5,7 @@ import json
 import pytest
 
 from airlib.errors import AirlibError
-from airlib.tinyworld.check import NETWORKS, check_tiny, compare, load_record
+from airlib.tinyworld.check import NETWORKS, SECOND_SEEDS, check_tiny, compare, load_record
 
 
 def test_shipped_weights_are_what_their_records_say():
@@ -28,6 +28,14 @@ def test_the_shipped_networks_reach_what_the_tables_rely_on():
     goals = {"species": 0.90, "style": 0.95, "age": 0.85}
     assert all(claims[f"clip_zero_shot_{name}"] >= goal for name, goal in goals.items())
     assert claims["judge_exam_passed"] == 1 and claims["judge_vit_exam_passed"] > 0.95
+
+
+@pytest.mark.parametrize("name", SECOND_SEEDS)
+def test_a_second_seed_is_nearly_as_good(name):
+    first, second = load_record(name), load_record(f"{name}-1")
+    assert (first["seed"], second["seed"]) == (0, 1) and first["steps"] == second["steps"]
+    assert first["metrics"].keys() == second["metrics"].keys()
+    assert all(abs(first["metrics"][k] - v) < 0.05 for k, v in second["metrics"].items())
 
 
 @pytest.mark.parametrize("measured", [{"a": 0.5, "b": 0.869}, {"a": 0.5}, {"a": 0.5, "b": 0.931}])
