@@ -274,7 +274,9 @@ def test_a_tensor_of_another_shape_is_named_and_nothing_written(restyle, tmp_pat
     saved, path = content(restyle, RESTYLE), tmp_path / "wrong.pt"
     saved["state_dict"]["encoder.body.4.res_layer.1.weight"] = torch.zeros(32, 32, 1, 1)
     torch.save(saved, path)
-    message = r"other shapes .*: body\.4\.res_layer\.1\.weight \[32, 32, 1, 1\] instead of .*3, 3\];"
+    message = (
+        r"other shapes .*: body\.4\.res_layer\.1\.weight \[32, 32, 1, 1\] instead of .*3, 3\];"
+    )
     with pytest.raises(AirlibError, match=message):
         import_file(path)
     assert list(tmp_path.iterdir()) == [path]
