@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +155,16 @@ def test_two_methods_on_the_same_runs_are_compared(runs, world, tmp_path):
 # --- killed and started again
 
 
-def _job(adaptation: Path, references: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Equal bits need equal sums, and a forked process has no other threads."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _job(adaptation: Path, references: Path) -> None:
     evaluate_path(adaptation, references=references, overrides=SLOW)
 
 
@@ -163,7 +172,7 @@ SLOW = {**QUICK, "evaluation.samples": 40}
 
 
 def test_killed_at_random_points_and_restarted_gives_the_same_file(
-    adaptation, references, cache, monkeypatch, tmp_path
+    adaptation, references, cache, monkeypatch, tmp_path, one_thread
 ):
     monkeypatch.setattr("airlib.worlds.base.images_at_once", lambda generator: 5)
     whole = evaluate_path(adaptation, references=references, overrides=SLOW)
