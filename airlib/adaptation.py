@@ -5,15 +5,15 @@
     result.save("baby.safetensors")
 
 The loop owns seeds, steps, optimiser, progress bar, log, snapshots, checkpoints and guards; the
-objective owns the loss, the parameterization owns what may move. Step k draws from streams of
-(seed, k), so a run that was killed and called again with the same `directory` ends with the same
-bits as one that was not.
+objective owns the loss, regularizers add to it, the parameterization owns what may move. Step k
+draws from streams of (seed, k), so a run that was killed and called again with the same `directory`
+ends with the same bits as one that was not.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -96,6 +96,17 @@ class Objective(Protocol):
         """Restore `state`; `adapted` supplies architectures."""
 
 
+class Regularizer(Protocol):
+    """One more term beside any objective, without memory; see `airlib.methods.regularizers`."""
+
+    name: str
+    weight: float
+    settings: dict
+
+    def __call__(self, step: Step) -> Tensor:
+        """Its value, a scalar, before the weight."""
+
+
 def fingerprint(module: nn.Module) -> str:
     """Hash of all parameters and buffers: says whether two generators are the same."""
     digest = hashlib.sha256()
@@ -151,15 +162,16 @@ def adapt(
     source: Generator, space: ClipSpace, objective: Objective, parameterization: Parameterization,
     config: AdaptationConfig, directory: str | Path | None = None, labels: dict | None = None,
     on_step: Callable[[int, nn.Module], None] | None = None,
+    regularizers: Sequence[Regularizer] = (),
 ) -> Adaptation:  # fmt: skip
     """Adapt a copy of `source` and return what changed.
 
-    directory: where checkpoints go; calling again with the same arguments continues there. labels:
-    anything JSON that should travel with the result (pair, method, profile). on_step(k, adapted):
-    called before step k and at the end, e.g. to draw. Raises AirlibError if the loss stops being
-    finite or the generator collapses.
+    regularizers: terms that are added to the objective's. directory: where checkpoints go; calling
+    again with the same arguments continues there. labels: anything JSON that should travel with the
+    result (pair, method, profile). on_step(k, adapted): called before step k and at the end, e.g.
+    to draw. Raises AirlibError if the loss stops being finite or the generator collapses.
     """
-    run = _Run(source, space, objective, parameterization, config, labels or {})
+    run = _Run(source, space, objective, parameterization, config, labels or {}, regularizers)
     checkpoint = Path(directory) / "checkpoint.safetensors" if directory else None
     if checkpoint and checkpoint.exists():
         run.resume(checkpoint)
@@ -180,8 +192,10 @@ class _Run:
     def __init__(
         self, source: Generator, space: ClipSpace, objective: Objective,
         parameterization: Parameterization, config: AdaptationConfig, labels: dict,
+        regularizers: Sequence[Regularizer],
     ):  # fmt: skip
         self.source, self.space, self.objective = source, space, objective
+        self.regularizers = regularizers
         self.parameterization, self.config = parameterization, config
         self.adapted = source.copy_frozen()
         self.trainable = parameterization.attach(self.adapted)
@@ -194,6 +208,7 @@ class _Run:
             "source": fingerprint(source),
             "parameterization": parameterization.name,
             "objective": objective.settings,
+            "regularizers": [term.settings for term in regularizers],
             "adaptation": asdict(config),
             "labels": labels,
         }
@@ -212,8 +227,9 @@ class _Run:
         self.parameterization.before_step(
             self.adapted, self.trainable, rng(config.seed, *streams, "selection")
         )
-        terms = self.objective(step)
-        total = torch.stack([config.weights.get(k, 1.0) * v for k, v in terms.items()]).sum()
+        terms = self.objective(step) | {term.name: term(step) for term in self.regularizers}
+        weights = config.weights | {term.name: term.weight for term in self.regularizers}
+        total = torch.stack([weights.get(k, 1.0) * v for k, v in terms.items()]).sum()
         self._guard(step, total)
         self.optimizer.zero_grad()
         total.backward()

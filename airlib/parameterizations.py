@@ -2,18 +2,21 @@
 
     synthesis()              StyleGAN-NADA without selection: constant input, all 3x3 convolutions
     adaptive_layers(k, ...)  StyleGAN-NADA: at every step the k layers the target text pulls most
-    affine()                 only the affine maps from w to styles
     domain_vector()          HyperDomainNet: one factor per input channel of every 3x3 convolution
+    full(), mapping(), convolutions(), affine()    what HyperDomainNet compares it with
     domain_embedding()       only the bias through which a domain enters the mapping network
 
-The mapping network and the ToRGB layers are frozen in all but the last (the first ToRGB can be
-chosen by the adaptive selection, as in the official code). Convolutions bring their affine map,
-bias and noise strength along. The last is no method of the papers: it can only move between domains
-that the world generator knows, and shows what a perfect prior would give (`prior-restricted`).
+The mapping network is frozen in all but `full`, `mapping` and `domain_embedding` (`WITH_MAPPING`),
+which want a generator `with_mapping`. The ToRGB layers are frozen in all but `full` (the first can
+be chosen by the adaptive selection, as in the official code). Convolutions bring their affine map,
+bias and noise strength along. `domain_embedding` is no method of the papers: it can only move
+between domains that the world generator knows, and shows what a perfect prior would give
+(`prior-restricted`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -70,8 +73,17 @@ def synthesis() -> Parameterization:
     return Parameterization("synthesis", select)
 
 
+def convolutions() -> Parameterization:
+    """The weights of every 3x3 convolution, without affine map and bias (23.6 million)."""
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [layer.weight for layer in adapted.synthesis.layers])
+
+    return Parameterization("convolutions", select)
+
+
 def affine() -> Parameterization:
-    """The affine maps from w to the styles of every 3x3 convolution."""
+    """The affine maps from w to the styles of every 3x3 convolution (3.1 million)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return _named(adapted, [layer.affine for layer in adapted.synthesis.layers])
@@ -94,6 +106,22 @@ def domain_vector(order: ModulationOrder = "pre") -> Parameterization:
     return Parameterization("domain_vector" if order == "pre" else "domain_vector_post", select)
 
 
+def full() -> Parameterization:
+    """Everything, mapping network and ToRGB included, of a generator `with_mapping` (30.4 million;
+    the noise strengths of NVIDIA's networks are among them).
+    """
+    return Parameterization("full", lambda adapted: dict(adapted.named_parameters()))
+
+
+def mapping() -> Parameterization:
+    """The mapping network of a generator `with_mapping` (2.1 million)."""
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [adapted.mapping])
+
+    return Parameterization("mapping", select)
+
+
 def domain_embedding() -> Parameterization:
     """The first mapping bias of a generator `with_mapping`: where `restrict` put the domain."""
 
@@ -101,6 +129,28 @@ def domain_embedding() -> Parameterization:
         return _named(adapted, [adapted.mapping.fc0.bias])
 
     return Parameterization("domain_embedding", select)
+
+
+PARAMETERIZATIONS: dict[str, Callable[[], Parameterization]] = {
+    "full": full,
+    "synthesis": synthesis,
+    "convolutions": convolutions,
+    "affine": affine,
+    "mapping": mapping,
+    "domain_vector": domain_vector,
+    "domain_vector_post": partial(domain_vector, "post"),
+    "domain_embedding": domain_embedding,
+}
+WITH_MAPPING = ("full", "mapping", "domain_embedding")
+
+
+def trainable_numbers(generator: StyleGAN2) -> dict[str, int]:
+    """How many numbers each of `PARAMETERIZATIONS` trains: the budget table of HyperDomainNet."""
+    counts = {}
+    for name, make in PARAMETERIZATIONS.items():
+        whole = generator.with_mapping() if name in WITH_MAPPING else generator.copy_frozen()
+        counts[name] = sum(p.numel() for p in make().attach(whole).values())
+    return counts
 
 
 def layers_of(

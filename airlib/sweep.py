@@ -23,11 +23,17 @@ import torch
 from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
 from airlib.files import write_json
-from airlib.profiles import Profile, load_profile, pairs_of_role
+from airlib.profiles import (
+    Profile,
+    load_profile,
+    method_names,
+    method_numbers,
+    pairs_of_role,
+)
 from airlib.progress import track
 from airlib.results import Metric
 from airlib.tinyworld.training import weights_fingerprint
-from airlib.worlds import METHODS, WORLDS, World, open_world
+from airlib.worlds import WORLDS, World, open_world
 
 SHIPPED = Path(__file__).parent / "profiles" / "tiny_runs.json"
 
@@ -74,8 +80,7 @@ def sweep(
     """
     numbers = load_profile(profile, overrides)
     for method in methods:
-        if method not in METHODS:
-            raise AirlibError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+        method_numbers(numbers, method)
     for pair in pairs:
         if pair not in numbers.pairs:
             raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
@@ -184,7 +189,7 @@ def _job(run: Run, profile: str, overrides: tuple) -> Run:
 
 def run_inputs(pair: str, method: str, numbers: Profile) -> dict:
     """What a run depends on, as JSON values."""
-    settings = numbers.methods[method].as_dict() if method in METHODS else {}
+    settings = method_numbers(numbers, method) if method in method_names(numbers) else {}
     inputs = {
         "pair": numbers.pairs[pair].as_dict(), "method": settings,
         "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
@@ -194,7 +199,7 @@ def run_inputs(pair: str, method: str, numbers: Profile) -> dict:
 
 
 def _score(run: Run, world: World) -> list[Metric]:
-    if run.method in METHODS:
+    if run.method in method_names(world.profile):
         adaptation = world.adapt(run.method, run.pair, run.seed)
         adaptation.save(run.stem.with_suffix(".safetensors"))
         adapted = adaptation.apply(world.generator)

@@ -23,7 +23,7 @@ def shape(value):
 
 def test_profiles_differ_in_numbers_only():
     tiny, paper = load_profile("tiny"), load_profile("paper")
-    for table in ("notebooks", "world", "evaluation", "methods"):
+    for table in ("notebooks", "world", "evaluation", "methods", "arms"):
         assert shape(tiny[table]) == shape(paper[table])
     required = {"source", "source_class", "target_class", "target", "role"}
     for profile in (tiny, paper):

@@ -1,5 +1,7 @@
 """Losses that HyperDomainNet (Alanov et al. 2022) adds to a directional loss.
 
+    adapt(source, space, NADA(...), domain_vector(), config, regularizers=[InDomainAngle(1.0)])
+
 - In-domain angle consistency (section 3.2): adapted images keep the angles in CLIP space that their
   sources have with each other, so that they do not all become one image.
 - Target-target direction (section 4): images adapted to two targets differ as their texts do, so
@@ -17,8 +19,48 @@ from torch import Tensor
 
 from airlib.clip_space.offsets import directional_loss
 from airlib.errors import AirlibError
+from airlib.generators.stylegan2_layers import DOMAIN_PARAMETERS
+from airlib.methods.step import Step
 
 Source = Literal["paper", "code"]
+
+
+class InDomainAngle:
+    """`in_domain_angle` of a step's images, summed over CLIP models, beside any objective.
+
+    With random views of each image all views of the batch are compared with each other. The weight
+    of "code" does not depend on the batch; that of "paper" is smaller by n (n - 1).
+    """
+
+    name = "in_domain_angle"
+
+    def __init__(self, weight: float, as_in: Source = "code"):
+        self.weight, self.as_in = weight, _checked(as_in)
+        self.settings = {"name": self.name, "weight": weight, "as_in": as_in}
+
+    def __call__(self, step: Step) -> Tensor:
+        if len(step.latents) < 2:
+            raise AirlibError("the in-domain angle compares images; use a batch of at least 2")
+        source, adapted = step.source_embeddings, step.adapted_embeddings
+        return step.space.weighted_sum(lambda m: in_domain_angle(source[m], adapted[m], self.as_in))
+
+
+class DomainNorm:
+    """`domain_norm` of the domain vectors that are adapted, beside any objective."""
+
+    name = "domain_norm"
+
+    def __init__(self, weight: float, as_in: Source = "paper"):
+        self.weight, self.as_in = weight, _checked(as_in)
+        self.settings = {"name": self.name, "weight": weight, "as_in": as_in}
+
+    def __call__(self, step: Step) -> Tensor:
+        ends = tuple(DOMAIN_PARAMETERS.values())
+        named = step.adapted.named_parameters()
+        vectors = [value for name, value in named if name.rpartition(".")[2] in ends]
+        if not vectors:
+            raise AirlibError("there is no domain vector to keep near one; adapt domain_vector()")
+        return domain_norm(vectors, self.as_in)
 
 
 def in_domain_angle(source: Tensor, adapted: Tensor, as_in: Source = "paper") -> Tensor:

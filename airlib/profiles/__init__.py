@@ -98,6 +98,25 @@ def pairs_of_role(profile: Profile, role: str) -> list[str]:
     return [name for name, pair in profile.pairs.items() if pair.role == role]
 
 
+def method_names(profile: Profile) -> list[str]:
+    """What a pair can be adapted by: the methods, and the arms, which are methods with changes."""
+    return [*profile.methods, *profile.arms]
+
+
+def method_numbers(profile: Profile, name: str) -> dict[str, Any]:
+    """The numbers of a method, or of an arm: those of its method and what it changes.
+
+    Raises AirlibError for an unknown name.
+    """
+    if name in profile.methods:
+        return profile.methods[name].as_dict()
+    if name in profile.arms:
+        changes = profile.arms[name].as_dict()
+        return profile.methods[changes.pop("method")].as_dict() | changes
+    known = ", ".join(method_names(profile))
+    raise AirlibError(f"unknown method {name!r}; choose from {known}")
+
+
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     *tables, last = key.split(".")
     path = ""

@@ -44,11 +44,14 @@ class Candidate:
 
     def overrides(self) -> dict:
         """As `load_profile` takes them."""
-        return {f"methods.{self.method}.{key}": value for key, value in self.changes.items()}
+        table = "arms" if self.method in load_profile("tiny").arms else "methods"
+        return {f"{table}.{self.method}.{key}": value for key, value in self.changes.items()}
 
 
 def candidates() -> list[Candidate]:
-    """What is tried: amount of movement, views, what may move, and AIR's own knobs."""
+    """What is tried: amount of movement, views, what may move, the knobs of AIR and of
+    HyperDomainNet.
+    """
     amount = [
         Candidate("amount", "nada", {"learning_rate": rate, "steps": steps})
         for rate, steps in ((0.0005, 80), (0.001, 50), (0.001, 80), (0.002, 30), (0.002, 50))
@@ -68,7 +71,17 @@ def candidates() -> list[Candidate]:
         Candidate("AIR", "air", {"t_thresh": start, "prompt_learning_rate": rate})
         for start, rate in ((0.3, 0.01), (0.6, 0.01), (0.6, 0.002))
     ]
-    return amount + views + moving + air
+    vector = [Candidate("domain vector", "d", {"learning_rate": r}) for r in (0.02, 0.03, 0.05)]
+    vector += [
+        Candidate("domain vector", "d", {"parameterization": "domain_vector_post", **rate})
+        for rate in ({"learning_rate": 0.01}, {"learning_rate": 0.03})
+    ]
+    angle = [
+        Candidate("in-domain angle", arm, {"in_domain_angle": weight})
+        for arm in ("nada_angle", "d_angle")
+        for weight in (0.3, 1.0, 3.0)
+    ]
+    return amount + views + moving + air + vector + angle
 
 
 def run_candidates(

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -138,11 +139,15 @@ class TrainingRun:
         return record
 
 
-def weights_fingerprint(directory: Path = WEIGHTS) -> str:
-    """Hash of the shipped weights: results of one set of weights are not mistaken for another's."""
+FOUNDATION = ("clip", "judge", "judge_vit", "stylegan2", "stylegan2_narrow")
+"""What adaptations of the tiny StyleGAN2 and their scores depend on."""
+
+
+def weights_fingerprint(directory: Path = WEIGHTS, names: Sequence[str] = FOUNDATION) -> str:
+    """Hash of shipped weights: results of one set of weights are not mistaken for another's."""
     digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.safetensors")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name in sorted(f"{name}.safetensors" for name in names):
+        digest.update(name.encode() + (directory / name).read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -11,11 +11,11 @@ made; elsewhere with reference images of the target.
 
 from airlib.clip_space.encoder import ClipSpace
 from airlib.profiles import Profile, load_profile
-from airlib.worlds.base import METHODS, World
+from airlib.worlds.base import World
 from airlib.worlds.paper import PaperWorld
 from airlib.worlds.tiny import TinyWorld
 
-__all__ = ["METHODS", "PaperWorld", "TinyWorld", "World", "open_space", "open_world"]
+__all__ = ["PaperWorld", "TinyWorld", "World", "open_space", "open_world"]
 
 WORLDS = {"tiny": TinyWorld, "paper": PaperWorld}
 

@@ -21,27 +21,19 @@ from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
+from airlib.methods.regularizers import InDomainAngle
 from airlib.parameterizations import (
+    PARAMETERIZATIONS,
+    WITH_MAPPING,
     Parameterization,
     adaptive_layers,
-    affine,
-    domain_embedding,
-    domain_vector,
-    synthesis,
 )
-from airlib.profiles import Profile
+from airlib.profiles import Profile, method_numbers
 from airlib.results import Metric
 from airlib.seeding import rng
 from airlib.tinyworld.judge import Judge
 
 TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
-METHODS = ("nada", "air")
-PARAMETERIZATIONS = {
-    "synthesis": synthesis,
-    "affine": affine,
-    "domain_vector": domain_vector,
-    "domain_embedding": domain_embedding,
-}
 
 
 def templates_of(name: str) -> Sequence[str]:
@@ -173,11 +165,12 @@ class World(ABC):
     ) -> Adaptation:
         """Adapt the source generator to a pair's target with the profile's numbers.
 
-        options: entries of the profile's table of that method to change for this run, `on_step`,
-        and `objective`, a loss to follow instead of the method's own. directory: where to
-        checkpoint; calling again continues.
+        method: one of the profile's methods or arms. options: numbers of it to change for this run;
+        `on_step`; `objective`, a loss to follow instead of the method's own; `regularizers`, more
+        terms. directory: where to checkpoint; calling again continues.
         """
         on_step, objective = options.pop("on_step", None), options.pop("objective", None)
+        regularizers = list(options.pop("regularizers", ()))
         numbers = self.numbers(method, pair, options)
         config = AdaptationConfig(
             **{k: numbers[k] for k in ("steps", "batch", "learning_rate", "views", "noise")},
@@ -185,12 +178,12 @@ class World(ABC):
             seed=seed,
         )
         labels = {"profile": self.profile.name, "method": method, "pair": pair, "numbers": numbers}
-        inside = numbers["parameterization"] == "domain_embedding"
-        source = self.generator.with_mapping() if inside else self.generator
+        name, weight = numbers["parameterization"], numbers.get("in_domain_angle", 0.0)
+        regularizers += [InDomainAngle(weight)] if weight else []
+        source = self.generator.with_mapping() if name in WITH_MAPPING else self.generator
         return adapt(
             source, self.space, objective or self.objective(method, pair, numbers, seed),
-            self.parameterization(numbers["parameterization"], pair), config,
-            directory, labels, on_step,
+            self.parameterization(name, pair), config, directory, labels, on_step, regularizers,
         )  # fmt: skip
 
     def objective(self, method: str, pair: str, numbers: dict, seed: int) -> Objective:
@@ -198,14 +191,8 @@ class World(ABC):
         texts = self.pair(pair)
         classes = texts.source_class, texts.target_class
         templates = templates_of(self.profile.world.templates)
-        if method == "nada":
-            return NADA(self.space, *classes, templates)
-        prompt = PromptConfig(
-            numbers["prompt_steps"], numbers["prompt_learning_rate"], numbers["prompt_tokens"]
-        )
-        keys = ("t_thresh", "t_int", "prompt_pairs", "chain_start")
-        config = AIRConfig(prompt=prompt, **{key: numbers[key] for key in keys})
-        return AIR(self.space, *classes, config, templates, seed=seed)
+        loss = self.profile.arms[method].method if method in self.profile.arms else method
+        return OBJECTIVES[loss](self.space, *classes, templates, numbers, seed)
 
     def parameterization(self, name: str, pair: str) -> Parameterization:
         """One of `PARAMETERIZATIONS`, or layersK (adaptive selection of K layers)."""
@@ -218,9 +205,7 @@ class World(ABC):
 
     def numbers(self, method: str, pair: str, options: dict) -> dict:
         """The profile's numbers of a method for one pair, changed by `options`."""
-        if method not in METHODS:
-            raise AirlibError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-        numbers = self.profile.methods[method].as_dict()
+        numbers = method_numbers(self.profile, method)
         for name in options:
             if name not in numbers:
                 raise AirlibError(
@@ -228,3 +213,24 @@ class World(ABC):
                 )
         extra = {k: v for k, v in self.pair(pair).as_dict().items() if k in numbers}
         return {**numbers, **extra, **options}
+
+
+def _nada(
+    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
+) -> NADA:
+    return NADA(space, source, target, templates)
+
+
+def _air(
+    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
+) -> AIR:
+    prompt = PromptConfig(
+        numbers["prompt_steps"], numbers["prompt_learning_rate"], numbers["prompt_tokens"]
+    )
+    keys = ("t_thresh", "t_int", "prompt_pairs", "chain_start")
+    config = AIRConfig(prompt=prompt, **{key: numbers[key] for key in keys})
+    return AIR(space, source, target, config, templates, seed=seed)
+
+
+OBJECTIVES = {"nada": _nada, "air": _air}
+"""Method of a profile -> its loss for two classes, from the numbers of its table."""

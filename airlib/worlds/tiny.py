@@ -15,7 +15,7 @@ from airlib.evaluation.protocol import PAIRED, Reference
 from airlib.evaluation.scoring import Scores
 from airlib.files import load_tensors
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from airlib.profiles import Profile
+from airlib.profiles import Profile, method_names
 from airlib.results import Metric
 from airlib.studies.truth_gap import GapReference, TruthGap
 from airlib.tinyworld import train_generator
@@ -24,7 +24,7 @@ from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import GeneratorTask, NarrowGeneratorTask, condition
 from airlib.tinyworld.training import WEIGHTS
-from airlib.worlds.base import METHODS, World
+from airlib.worlds.base import World
 
 SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
 GAP_SAMPLES = 96  # latents of a truth gap
@@ -97,7 +97,7 @@ class TinyWorld(World):
     ) -> Scores:  # fmt: skip
         """For an adaptation the truth gap as well."""
         scores = super().evaluate(batches, reference, pair, method, seed, protocol, cache)
-        if method in METHODS:
+        if method in method_names(self.profile):
             images = scores.images[:GAP_SAMPLES]
             gap, n = self.truth_gap(pair, images).gap, len(images)
             how = f"truthgap{n}: directional loss of the true targets minus reached, {n} latents"
