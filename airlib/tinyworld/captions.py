@@ -99,6 +99,15 @@ def captions(attributes: Attributes, rng: random.Random) -> list[str]:
     return [_caption(facts, rng) for facts in _facts(attributes)]
 
 
+def description(domain: Domain) -> str:
+    """What a domain is called as the target of an adaptation: "watercolor painting of a kitten"."""
+    if domain.species == "human":
+        noun = {"adult": "human", "baby": "baby", "elderly": "old person"}[domain.age]
+    else:
+        noun = YOUNG[domain.species] if domain.age == "baby" else domain.species
+    return f"{STYLE_PHRASES[domain.style][0]} of {_with_article(noun)}"
+
+
 def lexicon() -> list[str]:
     """All words that captions and prompts may use, sorted; punctuation marks are words too."""
     phrases = [OTHER_WORDS, *NADA_TEMPLATES, *SPECIES, *AGES, *STYLES, *YOUNG.values()]

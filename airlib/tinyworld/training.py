@@ -152,11 +152,12 @@ def weights_fingerprint(directory: Path = WEIGHTS, names: Sequence[str] = FOUNDA
 
 
 TASKS = {  # name -> module and class; imported when asked for
-    "clip": ("train_clip", "ClipTask"),
-    "judge": ("train_judge", "JudgeTask"),
-    "judge_vit": ("train_judge", "VitJudgeTask"),
-    "stylegan2": ("train_generator", "GeneratorTask"),
-    "stylegan2_narrow": ("train_generator", "NarrowGeneratorTask"),
+    "clip": ("tinyworld.train_clip", "ClipTask"),
+    "judge": ("tinyworld.train_judge", "JudgeTask"),
+    "judge_vit": ("tinyworld.train_judge", "VitJudgeTask"),
+    "stylegan2": ("tinyworld.train_generator", "GeneratorTask"),
+    "stylegan2_narrow": ("tinyworld.train_generator", "NarrowGeneratorTask"),
+    "hypernetwork": ("studies.hypernetwork", "HypernetworkTask"),
 }
 
 
@@ -165,7 +166,7 @@ def make_task(name: str, seed: int, steps: int | None) -> Task:
     if name not in TASKS:
         raise AirlibError(f"nothing called {name!r} is trained; choose from {', '.join(TASKS)}")
     module, task = TASKS[name]
-    task_of = getattr(importlib.import_module(f"airlib.tinyworld.{module}"), task)
+    task_of = getattr(importlib.import_module(f"airlib.{module}"), task)
     return task_of(seed=seed, steps=steps) if steps else task_of(seed=seed)
 
 
