@@ -41,14 +41,15 @@ class PerceptualEmbedding:
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 64) -> Tensor:
         """[N, 3, H, W] in [-1, 1] -> phi [N, D] in float32, computed `batch` images at a time."""
-        return torch.cat([self._embed(part) for part in images.split(batch)])
+        return torch.cat([self.embed(part) for part in images.split(batch)])
 
     def paired_distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance of image i of x to image i of y, both [N, 3, H, W] -> [N]."""
         _check_same_shape(x, y)
         return (self(x) - self(y)).square().sum(1)
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        """phi [N, D] of all images at once, differentiable: for losses."""
         maps = self.maps_fn(images)
         weights = self.layer_weights or [torch.ones(())] * len(maps)
         if len(weights) != len(maps):
