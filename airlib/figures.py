@@ -148,6 +148,17 @@ def screen_png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
+def strip_png(images: "Tensor", side: int) -> bytes:
+    """Images [n, 3, H, H] in [-1, 1] beside each other, `side` screen pixels high, as a PNG."""
+    levels = (images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+    pixels = levels.round().byte().permute(2, 0, 3, 1).flatten(1, 2).numpy()  # [H, n * H, 3]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture = picture.resize((side * len(images), side), Image.Resampling.NEAREST)
+    file = BytesIO()
+    picture.save(file, "png")
+    return file.getvalue()
+
+
 def _strip(label: str, images: "Tensor") -> np.ndarray:
     """One row of a grid: [CELL, n * (CELL + GAP), 3] in [0, 1]; the gaps are white."""
     pixels = images.detach().cpu().float().numpy()

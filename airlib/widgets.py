@@ -1,12 +1,13 @@
-"""The questionnaire of a user study, in a notebook: two pictures, two buttons.
+"""What a reader can move and press in a notebook: an explorer, and the questionnaire of a study.
 
     if live(interactive):
+        display(Explorer(draw, strength=(0.0, 1.0), target=["sketch", "cat"]).box)
         display(Questionnaire(sitting).box)
     else:
         session.show(preview(sitting), "question", alt="...")
 
 Needs the package ipywidgets, and a reader: where nobody can press a button (papermill, a web page)
-`preview` draws the first question instead. Nothing that the widgets hold names a method.
+a notebook shows a still picture instead. Nothing that the questionnaire holds names a method.
 """
 
 import time
@@ -19,11 +20,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.figures import use_theme
+from airlib.figures import strip_png, use_theme
 from airlib.progress import in_front_end
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipywidgets import ValueWidget
+    from torch import Tensor
+
     from airlib.evaluation.user_study import Sitting
+
+    Control = tuple[float, float] | int | list | str
 
 
 def live(interactive: str) -> bool:
@@ -31,6 +39,49 @@ def live(interactive: str) -> bool:
     if interactive not in ("auto", "on", "off"):
         raise AirlibError(f"interactive must be auto, on or off, not {interactive!r}")
     return interactive == "on" or (interactive == "auto" and in_front_end())
+
+
+class Explorer:
+    """Images that follow their controls; `box` is what to display.
+
+    draw(**values) returns images [n, 3, H, W]. A control is a pair of floats (a slider between
+    them), a number of choices (a slider 0 .. n - 1), a list (a menu) or a text (a field). If `draw`
+    fails, the last images stay, with the reason below them.
+    """
+
+    def __init__(
+        self, draw: "Callable[..., Tensor]", width: int = 128, **controls: "Control"
+    ) -> None:
+        widgets = _ipywidgets()
+        self._draw, self._width = draw, width
+        self.controls = {name: _control(name, given) for name, given in controls.items()}
+        self.picture, self.message = widgets.Image(format="png"), widgets.HTML()
+        self.box = widgets.VBox([*self.controls.values(), self.picture, self.message])
+        for control in self.controls.values():
+            control.observe(self._moved, names="value")
+        self._moved()
+
+    def _moved(self, _change: object = None) -> None:
+        try:
+            images = self._draw(**{name: c.value for name, c in self.controls.items()})
+        except AirlibError as error:
+            self.message.value = escape(str(error))
+            return
+        self.message.value = ""
+        self.picture.value = strip_png(images, self._width)
+
+
+def _control(name: str, given: "Control") -> "ValueWidget":
+    widgets = _ipywidgets()
+    if isinstance(given, tuple):
+        low, high = given
+        step = (high - low) / 50
+        return widgets.FloatSlider(low, min=low, max=high, step=step, description=name)
+    if isinstance(given, int):
+        return widgets.IntSlider(0, min=0, max=given - 1, description=name)
+    kind = widgets.Dropdown if isinstance(given, list) else widgets.Text
+    options = {"options": given} if isinstance(given, list) else {"value": given}
+    return kind(description=name, **options)
 
 
 class Questionnaire:
@@ -98,7 +149,7 @@ def _ipywidgets():
         import ipywidgets
     except ImportError as error:
         raise AirlibError(
-            "the questionnaire needs ipywidgets: pip install 'ipywidgets>=8.1', "
-            'or set interactive="off" to see its first question only'
+            "what can be pressed needs ipywidgets: pip install 'ipywidgets>=8.1', "
+            'or set interactive="off" to see a still picture'
         ) from error
     return ipywidgets
