@@ -83,9 +83,13 @@ def _check_tiny(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from airlib.sweep import sweep_table
+    from airlib.sweep import sweep_role
 
-    print(sweep_table(options.profile, options.seeds, options.out, options.workers))
+    path = sweep_role(
+        options.profile, options.methods, options.role, options.seeds, options.protocol,
+        options.out, options.workers,
+    )  # fmt: skip
+    print(path)
     return SUCCESS
 
 

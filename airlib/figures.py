@@ -34,6 +34,10 @@ METHOD_STYLES = {
     "SVL": ("#CC79A7", "D"),
     "AIR": ("#D55E00", "^"),
     "HDN": ("#009E73", "v"),
+    "nada_angle": ("#56B4E9", "P"),  # arms of HyperDomainNet: d is its domain vector
+    "d": ("#117733", "<"),
+    "d_angle": ("#999933", ">"),
+    "air_d": ("#882255", "h"),
     "truth": ("#000000", "*"),
 }
 

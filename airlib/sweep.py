@@ -69,13 +69,14 @@ class Run:
 def sweep(
     profile: str, methods: Sequence[str], pairs: Sequence[str], seeds: Sequence[int],
     directory: str | Path, overrides: dict | None = None, workers: int = 2,
-    rows: Sequence[str] | None = None, known: dict | None = None,
+    rows: Sequence[str] | None = None, known: dict | None = None, protocol: str = "quick",
 ) -> list[Run]:  # fmt: skip
     """Run and score everything that is not on disk yet, and the reference `rows` of every pair
     (default: those of the profile's world).
 
-    known: finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the
-    same; only their metrics exist, not their adaptations.
+    methods: names of the profile's methods and arms. protocol: of `evaluation.scoring`. known:
+    finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the same;
+    only their metrics exist, not their adaptations.
     Raises AirlibError for unknown names before anything runs, and for the first run that fails.
     """
     numbers = load_profile(profile, overrides)
@@ -91,19 +92,29 @@ def sweep(
     done = {}
     for run in todo:
         saved = known.get(run.stem.name)
-        if saved and saved["inputs"] == run_inputs(run.pair, run.method, numbers):
+        if saved and saved["inputs"] == run_inputs(run.pair, run.method, numbers, protocol):
             done[_key(run)] = _with_metrics(run, saved["metrics"])
     frozen = tuple(sorted((overrides or {}).items()))
-    jobs = [(run, profile, frozen) for run in todo if _key(run) not in done]
+    jobs = [(run, profile, frozen, protocol) for run in todo if _key(run) not in done]
     done |= {_key(run): run for run in in_processes(_job, jobs, workers)}
     return [done[_key(run)] for run in todo]
 
 
-def sweep_table(profile: str, seeds: int, directory: Path, workers: int) -> Path:
-    """NADA and AIR on every pair of role "table"; returns the file of `save_runs`."""
-    pairs = pairs_of_role(load_profile(profile), "table")
-    runs = sweep(profile, ["nada", "air"], pairs, range(seeds), directory, workers=workers)
-    command = f"airlib sweep --profile {profile} --seeds {seeds}"
+def sweep_role(
+    profile: str, methods: Sequence[str], role: str, seeds: int, protocol: str, directory: Path,
+    workers: int,
+) -> Path:  # fmt: skip
+    """Methods on every pair of one role; returns the file of `save_runs`."""
+    pairs = pairs_of_role(load_profile(profile), role)
+    if not pairs:
+        raise AirlibError(f"profile {profile} has no pairs of role {role!r}")
+    runs = sweep(
+        profile, methods, pairs, range(seeds), directory, workers=workers, protocol=protocol
+    )
+    command = (
+        f"airlib sweep --profile {profile} --methods {' '.join(methods)} --role {role} "
+        f"--seeds {seeds} --protocol {protocol}"
+    )
     return save_runs(runs, directory / "runs.json", command)
 
 
@@ -172,22 +183,22 @@ def world_of(profile: str, source: str, overrides: tuple) -> World:
     return open_world(load_profile(profile, dict(overrides)), source)
 
 
-def _job(run: Run, profile: str, overrides: tuple) -> Run:
+def _job(run: Run, profile: str, overrides: tuple, protocol: str) -> Run:
     """Run, score and save; or read what an earlier call saved."""
     numbers = load_profile(profile, dict(overrides))
     record = run.stem.with_suffix(".json")
-    inputs = run_inputs(run.pair, run.method, numbers)
+    inputs = run_inputs(run.pair, run.method, numbers, protocol)
     if record.exists():
         saved = read_record(record)
         if saved["inputs"] == inputs:
             return _with_metrics(run, saved["metrics"])
-    metrics = _score(run, world_of(profile, numbers.pairs[run.pair].source, overrides))
+    metrics = _score(run, world_of(profile, numbers.pairs[run.pair].source, overrides), protocol)
     entries = [asdict(metric) for metric in metrics]
     write_json(record, {"inputs": inputs, "metrics": entries})
     return _with_metrics(run, entries)
 
 
-def run_inputs(pair: str, method: str, numbers: Profile) -> dict:
+def run_inputs(pair: str, method: str, numbers: Profile, protocol: str = "quick") -> dict:
     """What a run depends on, as JSON values."""
     settings = method_numbers(numbers, method) if method in method_names(numbers) else {}
     inputs = {
@@ -195,10 +206,12 @@ def run_inputs(pair: str, method: str, numbers: Profile) -> dict:
         "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
         "networks": numbers.networks.as_dict(), "weights": weights_fingerprint(),
     }  # fmt: skip
+    if protocol != "quick":
+        inputs["protocol"] = protocol
     return json.loads(json.dumps(inputs))
 
 
-def _score(run: Run, world: World) -> list[Metric]:
+def _score(run: Run, world: World, protocol: str) -> list[Metric]:
     if run.method in method_names(world.profile):
         adaptation = world.adapt(run.method, run.pair, run.seed)
         adaptation.save(run.stem.with_suffix(".safetensors"))
@@ -206,7 +219,7 @@ def _score(run: Run, world: World) -> list[Metric]:
         batches = world.batches(adapted, world.profile.evaluation.samples)
     else:
         batches = world.row(run.method, run.pair)
-    return world.score(batches, run.pair, run.method, run.seed)
+    return world.score(batches, run.pair, run.method, run.seed, protocol)
 
 
 def _with_metrics(run: Run, entries: Iterable[dict]) -> Run:

@@ -23,13 +23,13 @@ def shape(value):
 
 def test_profiles_differ_in_numbers_only():
     tiny, paper = load_profile("tiny"), load_profile("paper")
-    for table in ("notebooks", "world", "evaluation", "methods", "arms"):
+    for table in ("notebooks", "world", "evaluation", "methods", "arms", "hypernetwork"):
         assert shape(tiny[table]) == shape(paper[table])
     required = {"source", "source_class", "target_class", "target", "role"}
     for profile in (tiny, paper):
         for pair in profile.pairs.values():
             assert required <= set(pair) <= required | {"steps"}
-            assert pair.role in {"table", "development"}
+            assert pair.role in {"table", "development", "unseen"}
 
 
 def test_air_extends_nada():

@@ -9,6 +9,7 @@ quick   What sweeps measure. Against the true target of the *same* latent, which
         colours that are right on average do not help. Against the whole target domain: Frechet
         distances in the features of two judges of different architecture, and CLIP distance. On
         the set alone: diversity, the mean perceptual distance between two of its images.
+text    The same values and HyperDomainNet's Quality and Diversity in CLIP space.
 full    The same values, then the diversity terms of CLIP distance, kernel distance, precision,
         recall, density and coverage, intra-LPIPS, and HyperDomainNet's Quality and Diversity.
 """
@@ -38,7 +39,8 @@ FULL = {
     "intra-LPIPS": measures.intra_lpips_of_clusters,
     "text alignment": measures.text_alignment,
 }
-PROTOCOLS = {"quick": QUICK, "full": FULL}
+TEXT = {**QUICK, "text alignment": measures.text_alignment}
+PROTOCOLS = {"quick": QUICK, "text": TEXT, "full": FULL}
 WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
 

@@ -120,6 +120,26 @@ def sentence(row: dict, first: str, second: str, pairs: int) -> str:
     )
 
 
+def verdict(row: dict, claimed: str) -> str:
+    """Whether a contrast bears out that the method `claimed` is better: held, not held, not sure.
+
+    "not sure" where the difference has the right sign and chance alone could have made it.
+    """
+    if row["better"] != claimed:
+        return "not held"
+    return "held" if row["p"] < 0.05 else "not sure"
+
+
+def about_equal(row: dict, reference: float, margin: float) -> str:
+    """Whether a contrast's whole interval lies within `margin` (a share) of a reference value:
+    held, not held (no part of it does), or not sure.
+    """
+    low, high = (end / reference for end in row["interval"])
+    if max(abs(low), abs(high)) <= margin:
+        return "held"
+    return "not held" if low > margin or high < -margin else "not sure"
+
+
 def p_text(p: float) -> str:
     """A p-value as it should be read: never 0."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

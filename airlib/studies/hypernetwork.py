@@ -9,7 +9,9 @@ It is trained (`HypernetworkTask`) on the words for every species x age x style 
 """
 
 import math
+import tomllib
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -30,23 +32,39 @@ from airlib.methods.hyperdomainnet import (
     hyper_losses,
     with_domains,
 )
+from airlib.progress import track
+from airlib.results import Metric
+from airlib.studies.comparison import summary
 from airlib.tinyworld.captions import description
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.held_out import HELD_OUT
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.training import WEIGHTS
+from airlib.tinyworld.training import WEIGHTS, TrainingRun
 from airlib.worlds import World, open_world
 from airlib.worlds.base import templates_of
 
 NAME = "hypernetwork"
 SOURCE = Domain("human")
-DEPTHS = {"backbone_depth": 4, "head_depth": 2}  # those of the official code's public settings
 MEASURED = 48  # latents of `distance_left`
 
 
 def seen_domains() -> list[Domain]:
     """What it is trained on: 101 domains."""
     return [d for d in all_domains() if d not in HELD_OUT and d != SOURCE]
+
+
+def domains_in_words(name: str) -> list[tuple[str, str]]:
+    """(source class, target class) of each domain of a list: "world", or one of domain_lists.toml.
+
+    Raises AirlibError for an unknown list.
+    """
+    if name == "world":
+        return [(description(SOURCE), description(domain)) for domain in seen_domains()]
+    text = resources.files(__package__).joinpath("domain_lists.toml").read_text(encoding="utf-8")
+    lists = tomllib.loads(text)
+    if name not in lists:
+        raise AirlibError(f"no list of domains {name!r}; choose from world, {', '.join(lists)}")
+    return [tuple(domain) for domain in lists[name]]
 
 
 def load_hypernetwork(path: str | Path = WEIGHTS / f"{NAME}.safetensors") -> HyperDomainNet:
@@ -103,39 +121,73 @@ def distance_left(world: World, network: HyperDomainNet, domains: Sequence[Domai
     return shares
 
 
+def unseen_metrics(world: World, network: HyperDomainNet, pairs: Sequence[str]) -> list[Metric]:
+    """Scores of the network's domain for each pair ("network"), and of the domain that it predicts
+    for the nearest text it was trained on ("nearest"): what looking it up would give.
+    """
+    metrics = []
+    for pair in track(pairs, "unseen domains"):
+        text = world.pair(pair).target_class
+        texts = {"network": text, "nearest": description(nearest_seen(world, text)[0])}
+        for name, words in texts.items():
+            adapted = predicted(world, network, words).apply(world.generator)
+            batches = world.batches(adapted, world.profile.evaluation.samples)
+            metrics += world.score(batches, pair, name, 0)
+    return metrics
+
+
+def half_way(metrics: Sequence[Metric], name: str = "paired_feature") -> list[dict]:
+    """Per pair: `name` of the untouched source, of a domain vector trained for it alone ("d"), of
+    "network" and "nearest", and whether the network is at least half-way from the first to the
+    second.
+    """
+    rows = []
+    for row in summary(metrics, name):
+        cells = {key: row[key].value for key in ("source", "d", "network", "nearest")}
+        passed = cells["network"] <= (cells["source"] + cells["d"]) / 2
+        rows.append({"pair": row["pair"], **cells, "half-way": passed})
+    return rows
+
+
 class HypernetworkTask:
     """Train a HyperDomainNet on texts alone; a `tinyworld.training.Task`.
 
-    world: whose generator is adapted and whose first CLIP leads. domains: (source class, target
-    class) of each, by default those of `seen_domains`.
+    world: whose generator is adapted, whose first CLIP leads and whose profile has the numbers
+    (table "hypernetwork"); default: the tiny world's people. changes: other numbers.
     """
 
     name = NAME
 
     def __init__(
-        self, seed: int = 0, steps: int = 3000, batch: int = 12, world: World | None = None,
-        domains: Sequence[tuple[str, str]] | None = None, config: HyperConfig | None = None,
-    ):  # fmt: skip
-        self.steps, self.batch = steps, batch
-        self.config = config or HyperConfig()
+        self, seed: int = 0, steps: int | None = None, world: World | None = None, **changes
+    ):
         self.world = world or open_world("tiny", SOURCE.species)
-        self.generator = with_domains(self.world.generator)
-        self.encoder = self.world.space.encoders[0]
+        numbers = self.world.profile.hypernetwork.as_dict() | changes
+        if unknown := changes.keys() - self.world.profile.hypernetwork.keys():
+            raise AirlibError(f"a hypernetwork has no number called {min(unknown)!r}")
+        self.numbers, self.steps, self.batch = numbers, steps or numbers["steps"], numbers["batch"]
+        self.config = HyperConfig(
+            **{key: numbers[key] for key in ("tt_direction", "norm", "convex", "nearest")}
+        )
+        self.generator, self.encoder = (
+            with_domains(self.world.generator),
+            self.world.space.encoders[0],
+        )
         templates = templates_of(self.world.profile.world.templates)
-        words = [(description(SOURCE), description(domain)) for domain in seen_domains()]
-        self.texts = Texts.of(self.encoder, domains or words, templates)
+        self.texts = Texts.of(self.encoder, domains_in_words(numbers["domains"]), templates)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = HyperDomainNet(
                 [layer.domain.numel() for layer in self.generator.synthesis.layers],
-                self.texts.inputs.shape[1], **DEPTHS,
+                self.texts.inputs.shape[1], numbers["backbone_depth"], numbers["head_depth"],
             )  # fmt: skip
-        self.network, self.modules = network, {"network": network}
-        self.optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
+        self.network = network.to(self.encoder.device)
+        self.modules = {"network": self.network}
+        self.optimizer = torch.optim.Adam(network.parameters(), betas=tuple(numbers["betas"]))
 
     def learning_rate(self, progress: float) -> float:
-        """A cosine from 0.001 to 0."""
-        return 0.0005 * (1 + math.cos(math.pi * progress))
+        """A cosine from the profile's rate to 0."""
+        return self.numbers["learning_rate"] * 0.5 * (1 + math.cos(math.pi * progress))
 
     def loss(self, step: int, rng: Rng) -> Tensor:
         n, config = self.batch, self.config
@@ -144,18 +196,21 @@ class HypernetworkTask:
         latents = self.generator.sample_latents(n, rng)
         vectors = self.network(texts.inputs)
         with torch.no_grad():
-            source = self.encoder.embed_images(random_views(self.generator(latents), 1, rng))
-        images = random_views(draw(self.generator, vectors, latents), 1, rng)
-        adapted = self.encoder.embed_images(images)
-        return torch.stack(
-            list(hyper_losses(source, adapted, texts, vectors, config).values())
-        ).sum()
+            source = self._embed(self.generator(latents), rng)
+        adapted = self._embed(draw(self.generator, vectors, latents), rng)
+        terms = hyper_losses(source, adapted, texts, vectors, config)
+        return torch.stack(list(terms.values())).sum()
+
+    def _embed(self, images: Tensor, rng: Rng) -> Tensor:
+        if self.numbers["random_view"]:
+            images = random_views(images, 1, rng)
+        return self.encoder.embed_images(images)
 
     def after_step(self, step: int) -> None:
         """Nothing is averaged."""
 
     def evaluate(self) -> dict[str, float]:
-        """Mean `distance_left` over the unseen domains, and over a tenth of the seen ones."""
+        """See `measured`."""
         return measured(self.world, self.network)
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
@@ -163,7 +218,28 @@ class HypernetworkTask:
 
 
 def measured(world: World, network: HyperDomainNet) -> dict[str, float]:
-    """What the record of a trained network claims."""
+    """What the record of a network trained in the tiny world claims: the mean `distance_left` over
+    the unseen domains, and over a tenth of the seen ones.
+    """
     groups = {"unseen": HELD_OUT, "seen": seen_domains()[::10]}
     left = {name: distance_left(world, network, domains) for name, domains in groups.items()}
     return {f"{NAME}_{name}_left": sum(v) / len(v) for name, v in left.items()}
+
+
+ABLATION = {  # what is left out of the loss, or of what it is trained on
+    "everything": {},
+    "without target-target": {"tt_direction": 0.0},
+    "without norm": {"norm": 0.0},
+    "direction alone": {"tt_direction": 0.0, "norm": 0.0},
+    "the list, no convex hull": {"convex": False},
+}
+
+
+def ablation(steps: int, directory: Path, seed: int = 0) -> list[dict]:
+    """Train one network per entry of `ABLATION` for `steps` steps: what each has left to go."""
+    rows = []
+    for name, changes in ABLATION.items():
+        task = HypernetworkTask(seed, steps, **changes)
+        TrainingRun(task, directory / name, seed).run()
+        rows.append({"trained with": name, "steps": steps, "seed": seed, **task.evaluate()})
+    return rows

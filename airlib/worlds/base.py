@@ -148,9 +148,11 @@ class World(ABC):
         encoder, truth = self.space.encoders[0], self.true_targets(pair)
         return Reference.of(self.judges, encoder, images, truth, self.sentences(pair), cache)
 
-    def score(self, batches: Iterable[Tensor], pair: str, method: str, seed: int) -> list[Metric]:
-        """The quick metrics of images that were drawn from `z` in order."""
-        return self.evaluate(batches, self.reference(pair), pair, method, seed).metrics
+    def score(
+        self, batches: Iterable[Tensor], pair: str, method: str, seed: int, protocol: str = "quick"
+    ) -> list[Metric]:
+        """The metrics of images that were drawn from `z` in order."""
+        return self.evaluate(batches, self.reference(pair), pair, method, seed, protocol).metrics
 
     def evaluate(
         self, batches: Iterable[Tensor], reference: Reference, pair: str, method: str,
