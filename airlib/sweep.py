@@ -35,7 +35,10 @@ from airlib.results import Metric
 from airlib.tinyworld.training import weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
 
-SHIPPED = Path(__file__).parent / "profiles" / "tiny_runs.json"
+PROFILES = Path(__file__).parent / "profiles"
+SHIPPED = PROFILES / "tiny_runs.json"  # NADA and AIR on the table's pairs
+SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
+SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
 
 
 @dataclass(frozen=True)

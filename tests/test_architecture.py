@@ -27,8 +27,7 @@ LAYERS = [
     | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"}
     | {"airlib.studies.openmoji_clip", "airlib.evaluation.image_sets"},
     {"airlib.worlds"},
-    {"airlib.studies.hypernetwork"},
-    {"airlib.sweep", "airlib.tinyworld.check"},
+    {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"},
     {"airlib.studies.settings", "airlib.studies.template_sweep"}
     | {"airlib.evaluate", "airlib.score_report"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},

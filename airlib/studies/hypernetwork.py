@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from airlib.methods.hyperdomainnet import (
 from airlib.progress import track
 from airlib.results import Metric
 from airlib.studies.comparison import summary
+from airlib.sweep import PROFILES, read_record
 from airlib.tinyworld.captions import description
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.held_out import HELD_OUT
@@ -44,6 +46,7 @@ from airlib.worlds import World, open_world
 from airlib.worlds.base import templates_of
 
 NAME = "hypernetwork"
+SHIPPED_ABLATION = PROFILES / "tiny_ablation.json"
 SOURCE = Domain("human")
 MEASURED = 48  # latents of `distance_left`
 
@@ -83,16 +86,27 @@ def load_hypernetwork(path: str | Path = WEIGHTS / f"{NAME}.safetensors") -> Hyp
 
 
 @torch.no_grad()
-def predicted(world: World, network: HyperDomainNet, text: str) -> Adaptation:
-    """The domain of any text as an adaptation of the world's generator, at once."""
+def predicted(world: World, network: HyperDomainNet, text: str | Tensor) -> Adaptation:
+    """The domain of any text, or of a unit vector [D] of CLIP space, as an adaptation of the
+    world's generator, at once.
+    """
     names = domain_names(with_domains(world.generator))
-    network.eval()
-    vectors = network(world.space.encoders[0].embed_text([text]))
+    words, training = isinstance(text, str), network.training
+    network.eval()  # batch normalisation by its running averages
+    vectors = network(world.space.encoders[0].embed_text([text]) if words else text[None])
+    network.train(training)
     config = {
         "source": fingerprint(world.generator), "parameterization": "domain_vector",
-        "objective": {"method": NAME, "target": text}, "labels": {"profile": world.profile.name},
+        "objective": {"method": NAME, "target": text if words else "a point of CLIP space"},
+        "labels": {"profile": world.profile.name},
     }  # fmt: skip
     return Adaptation({n: v[0].clone() for n, v in zip(names, vectors, strict=True)}, config)
+
+
+def between(world: World, start: str, end: str, step: float) -> Tensor:
+    """The unit vector [D] of CLIP space at `step` in [0, 1] of the way between two texts."""
+    first, last = world.space.encoders[0].embed_text([start, end])
+    return F.normalize(first.lerp(last, step), dim=0)
 
 
 def nearest_seen(world: World, text: str) -> tuple[Domain, float]:
@@ -233,6 +247,11 @@ ABLATION = {  # what is left out of the loss, or of what it is trained on
     "direction alone": {"tt_direction": 0.0, "norm": 0.0},
     "the list, no convex hull": {"convex": False},
 }
+
+
+def load_ablation(path: str | Path = SHIPPED_ABLATION) -> dict:
+    """{"command": ..., "rows": ...} of the shipped `ablation`."""
+    return read_record(Path(path))
 
 
 def ablation(steps: int, directory: Path, seed: int = 0) -> list[dict]:
