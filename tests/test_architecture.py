@@ -19,12 +19,13 @@ LAYERS = [
     | {"airlib.manifests"},
     {"airlib.checkpoints", "airlib.clip_space", "airlib.encoders", "airlib.generators"}
     | {"airlib.tinyworld"},
-    {"airlib.parameterizations", "airlib.methods.step"},
+    {"airlib.parameterizations", "airlib.lora", "airlib.methods.step"},
     {"airlib.adaptation", "airlib.methods"},
     {"airlib.evaluation", "airlib.editing"},
     {"airlib.studies"},
     {"airlib.tinyworld.training", "airlib.tinyworld.train_clip", "airlib.tinyworld.train_judge"}
     | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"}
+    | {"airlib.tinyworld.train_diffusion"}
     | {"airlib.studies.openmoji_clip", "airlib.evaluation.image_sets"},
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"},

@@ -157,6 +157,7 @@ TASKS = {  # name -> module and class; imported when asked for
     "judge_vit": ("tinyworld.train_judge", "VitJudgeTask"),
     "stylegan2": ("tinyworld.train_generator", "GeneratorTask"),
     "stylegan2_narrow": ("tinyworld.train_generator", "NarrowGeneratorTask"),
+    "diffusion": ("tinyworld.train_diffusion", "DiffusionTask"),
     "hypernetwork": ("studies.hypernetwork", "HypernetworkTask"),
 }
 

@@ -1,0 +1,204 @@
+"""The world diffusion model: one conditional UNet that predicts noise in portraits of all domains.
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon,  loss = w(t) |epsilon(x_t, t, c) - epsilon|^2
+
+1000 linear steps from 1e-4 to 0.02, as ADM and as `generators.solver` expects. The condition c is
+that of the world StyleGAN2 (species, age, style); `ConditionalUNet.restrict` turns it into the
+ordinary unconditional UNet2DModel of one source domain.
+
+All 114 domains, not the two source domains alone, although those would be sharper in the same time.
+A tiny CLIP can point at a direction but cannot teach a network to paint fur: adaptation finds its
+way where the weights already hold what it needs, as those of a large model do, and the narrow
+StyleGAN2, which has seen people only, shows what happens where they do not. It also makes the row
+"prior" possible: these weights restricted to the target, the best that adaptation can reach. Of the
+batches 45 % are source domains, because every result starts from them.
+
+32 pixels (area average of the 64 of the renderer): at 64 a step costs four times as much, and the
+model sees a fourth of the portraits in the same time. `w` is min-SNR (Hang et al. 2023).
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator as Rng
+from torch import Tensor
+
+from airlib.evaluation.frechet import frechet_distance
+from airlib.generators.diffusion import ConditionalUNet, DiffusionGenerator
+from airlib.seeding import rng
+from airlib.tinyworld.attributes import LATENT_DIM
+from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
+from airlib.tinyworld.muon import Muon
+from airlib.tinyworld.pool import Pool, load_pool
+from airlib.tinyworld.renderer import render
+from airlib.tinyworld.train_generator import CONFIG as STYLEGAN2_CONFIG
+from airlib.tinyworld.train_generator import SOURCES, condition
+
+RESOLUTION = 32
+CONFIG = {  # of diffusers.UNet2DModel
+    "sample_size": RESOLUTION,
+    "block_out_channels": [32, 64, 128],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D"] * 3,
+    "up_block_types": ["UpBlock2D"] * 3,
+    "add_attention": True,  # one, in the middle, at 8x8
+    "attention_head_dim": 32,
+    "norm_num_groups": 16,
+    "attn_norm_num_groups": 16,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "scale_shift",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+}
+C_DIM = STYLEGAN2_CONFIG.c_dim
+SOURCE_COPIES = 3  # how often a portrait of a source domain counts
+MIN_SNR = 5.0
+ABAR = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).float()
+FRECHET_SAMPLES = 500
+
+
+def add_noise(images: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+    """Images [B, 3, H, W] at times t [B], 0 <= t < 1000."""
+    kept = ABAR[t].view(-1, 1, 1, 1)
+    return kept.sqrt() * images + (1 - kept).sqrt() * epsilon
+
+
+def spread_times(n: int, rng: Rng) -> Tensor:
+    """n times that are each uniform in 0 ... 999 but evenly spaced together: less variance."""
+    shift = torch.rand(1, generator=rng)
+    return (((shift + torch.arange(n) / n) % 1) * len(ABAR)).long()
+
+
+class DiffusionTask:
+    """Train `ConditionalUNet(CONFIG)`; ships the running average of the weights."""
+
+    name = "diffusion"
+
+    def __init__(
+        self, seed: int = 0, steps: int = 10_000, batch: int = 32, pool_size: int = 120_000
+    ):
+        self.steps, self.batch = steps, batch
+        pool = load_pool(pool_size, seed, "train")
+        self.images, self.domains = shrink(pool), pool.domains
+        self.rows = rows_to_learn(pool.domains)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = ConditionalUNet(CONFIG, C_DIM).to(memory_format=torch.channels_last)
+        self.network, self.average = network, copy.deepcopy(network).requires_grad_(False)
+        self.modules = {"network": network, "average": self.average}
+        matrices = inner_matrices(network)
+        chosen = {id(weight) for weight in matrices}
+        others = [p for p in network.parameters() if id(p) not in chosen]
+        self.optimizer = Muon(matrices, others, ratio=0.5)
+
+    def learning_rate(self, progress: float) -> float:
+        """Up to 0.002 in the first 200 steps, down to 0 on a cosine."""
+        warm = min(1.0, (progress * self.steps + 1) / 200)
+        return 0.002 * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def loss(self, step: int, rng: Rng) -> Tensor:
+        pick = self.rows[torch.randint(0, len(self.rows), (self.batch,), generator=rng)]
+        t = spread_times(self.batch, rng)
+        error = noise_error(self.network, to_floats(self.images[pick]), self.domains[pick], t, rng)
+        snr = ABAR[t] / (1 - ABAR[t])
+        return (error * (MIN_SNR / snr).clamp(max=1)).mean()
+
+    def after_step(self, step: int) -> None:
+        decay = min(0.999, (step + 1) / (step + 20))
+        parameters = list(self.network.parameters())
+        torch._foreach_lerp_(list(self.average.parameters()), parameters, 1 - decay)
+
+    def evaluate(self) -> dict[str, float]:
+        """Noise prediction and ten-step samples of the running average."""
+        judges = {name: load_judge(name) for name in NETWORKS}
+        return held_out_error(self.average) | frechet_ratios(self.average, judges)
+
+    def export(self) -> tuple[dict[str, Tensor], dict]:
+        return self.average.state_dict(), {"unet": CONFIG, "c_dim": C_DIM}
+
+
+def rows_to_learn(domains: Tensor) -> Tensor:
+    """Numbers of the pool's rows to draw from; those of source domains are repeated."""
+    sources = torch.tensor([domain.index for domain in SOURCES])
+    is_source = (domains[:, None] == sources).all(dim=2).any(dim=1)
+    repeats = torch.where(is_source, SOURCE_COPIES, 1)
+    return torch.arange(len(domains)).repeat_interleave(repeats)
+
+
+def inner_matrices(network: ConditionalUNet) -> list[torch.nn.Parameter]:
+    """Weights of all convolutions and attentions between the first and the last layer."""
+    unet = network.unet
+    parts = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    return [p for part in parts for p in part.parameters() if p.ndim > 1]
+
+
+def shrink(pool: Pool) -> Tensor:
+    """The pool's images at 32 pixels, as bytes [n, 3, 32, 32]."""
+    parts = [_area(part.float()).round().byte() for part in pool.images.split(4096)]
+    return torch.cat(parts)
+
+
+def to_floats(images: Tensor) -> Tensor:
+    """Bytes -> [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def _area(images: Tensor) -> Tensor:
+    return F.avg_pool2d(images, images.shape[-1] // RESOLUTION)
+
+
+def noise_error(
+    network: ConditionalUNet, images: Tensor, domains: Tensor, t: Tensor, rng: Rng
+) -> Tensor:
+    """Mean squared error of the predicted noise, per image [B]."""
+    epsilon = torch.randn(images.shape, generator=rng)
+    x = add_noise(images, epsilon, t).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = network(x, t, condition(domains))
+    return (predicted.float() - epsilon).square().mean(dim=(1, 2, 3))
+
+
+# -- how good it is --------------------------------------------------------------------------------
+@torch.no_grad()
+def held_out_error(network: ConditionalUNet, n: int = 1000) -> dict[str, float]:
+    """Mean squared error of the predicted noise on held-out portraits, over all times."""
+    pool, stream = load_pool(n, 0, "test"), rng(0, "diffusion-test")
+    images, t = to_floats(shrink(pool)), torch.randint(0, len(ABAR), (n,), generator=stream)
+    parts = torch.arange(n).split(50)
+    errors = [noise_error(network, images[i], pool.domains[i], t[i], stream) for i in parts]
+    return {"diffusion_noise_error": torch.cat(errors).mean().item()}
+
+
+@torch.no_grad()
+def frechet_ratios(
+    network: ConditionalUNet, judges: dict[str, Judge | VitJudge], n: int = FRECHET_SAMPLES
+) -> dict[str, float]:
+    """How visible ten-step samples of each source domain are, on the scale of an adaptation.
+
+    The Frechet distance of n samples to n held-out renders, divided by that of n renders of the
+    domain's babies to the same. The judges look at 64 pixels, so both sides are enlarged from 32.
+    """
+    metrics = {}
+    for domain in SOURCES:
+        generator = DiffusionGenerator(network.restrict(condition(torch.tensor([domain.index]))[0]))
+        x = generator.sample_latents(n, rng(0, "diffusion-test", str(domain)))
+        samples = torch.cat([generator(part) for part in x.split(50)])
+        adults, babies = (_renders(d, n) for d in (domain, Domain(domain.species, "baby")))
+        for name, judge in judges.items():
+            seen, true, other = (judge.features(enlarge(x)) for x in (samples, adults, babies))
+            ratio = frechet_distance(seen, true) / frechet_distance(other, true)
+            metrics[f"diffusion_{domain.species}_fd_ratio_{name}"] = ratio
+    return metrics
+
+
+def _renders(domain: Domain, n: int) -> Tensor:
+    z = torch.randn(n, LATENT_DIM, generator=rng(0, "diffusion-test", "renders", str(domain)))
+    return _area(render(z, domain))
+
+
+def enlarge(images: Tensor) -> Tensor:
+    """[B, 3, 32, 32] -> [B, 3, 64, 64], bilinear: what the judges and the tiny CLIP look at."""
+    return F.interpolate(images, scale_factor=64 // RESOLUTION, mode="bilinear")
