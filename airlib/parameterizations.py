@@ -4,6 +4,7 @@
     adaptive_layers(k, ...)  StyleGAN-NADA: at every step the k layers the target text pulls most
     domain_vector()          HyperDomainNet: one factor per input channel of every 3x3 convolution
     full(), mapping(), convolutions(), affine()    what HyperDomainNet compares it with
+    latent_direction()       TargetCLIP: one offset that is added to every latent
     domain_embedding()       only the bias through which a domain enters the mapping network
 
 The mapping network is frozen in all but `full`, `mapping` and `domain_embedding` (`WITH_MAPPING`),
@@ -122,6 +123,15 @@ def mapping() -> Parameterization:
     return Parameterization("mapping", select)
 
 
+def latent_direction() -> Parameterization:
+    """TargetCLIP's direction: an offset in w+, zero at the start (9,216 numbers at 1024 pixels)."""
+
+    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
+        return _named(adapted, [adapted.add_direction()])
+
+    return Parameterization("latent_direction", select)
+
+
 def domain_embedding() -> Parameterization:
     """The first mapping bias of a generator `with_mapping`: where `restrict` put the domain."""
 
@@ -139,6 +149,7 @@ PARAMETERIZATIONS: dict[str, Callable[[], Parameterization]] = {
     "mapping": mapping,
     "domain_vector": domain_vector,
     "domain_vector_post": partial(domain_vector, "post"),
+    "latent_direction": latent_direction,
     "domain_embedding": domain_embedding,
 }
 WITH_MAPPING = ("full", "mapping", "domain_embedding")

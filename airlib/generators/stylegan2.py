@@ -155,7 +155,11 @@ def _noise_maps(noise: Noise, layers: list[SynthesisLayer]) -> list[Tensor | Non
 
 
 class StyleGAN2(nn.Module):
-    """Mapping and synthesis; satisfies `airlib.generators.base.Generator`."""
+    """Mapping and synthesis; satisfies `airlib.generators.base.Generator`.
+
+    `direction` [num_ws, w_dim], absent until an adaptation adds it, is added to every latent: the
+    only thing that TargetCLIP moves.
+    """
 
     def __init__(self, config: StyleGAN2Config):
         super().__init__()
@@ -164,6 +168,7 @@ class StyleGAN2(nn.Module):
         self.synthesis = Synthesis(config)
         self.resolution, self.num_ws = config.resolution, config.num_ws
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
+        self.register_parameter("direction", None)
 
     # -- latents and noise ---------------------------------------------------------------------
     def sample_z(self, n: int, rng: Rng) -> Tensor:
@@ -187,7 +192,8 @@ class StyleGAN2(nn.Module):
         return [torch.randn(n, 1, r, r, generator=rng).to(device) for r in sizes]
 
     def forward(self, latents: Tensor, noise: Noise = None) -> Tensor:
-        return self.synthesis(latents, noise)
+        moved = latents if self.direction is None else latents + self.direction
+        return self.synthesis(moved, noise)
 
     # -- layers --------------------------------------------------------------------------------
     @property
@@ -200,6 +206,16 @@ class StyleGAN2(nn.Module):
         """
         first, *rest = self.synthesis.layers
         return [first, self.synthesis.b4.torgb, *rest][index]
+
+    def add_direction(self) -> nn.Parameter:
+        """Give the generator a direction of zeros, which changes nothing."""
+        self.direction = nn.Parameter(self.mapping.w_avg.new_zeros(self.num_ws, self.w_dim))
+        return self.direction
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if self.direction is None and f"{prefix}direction" in state_dict:
+            self.add_direction().requires_grad_(self.synthesis.b4.const.requires_grad)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def copy_frozen(self) -> Self:
         return copy.deepcopy(self).requires_grad_(False).eval()
@@ -243,4 +259,4 @@ class MappedStyleGAN2(StyleGAN2):
 
     def forward(self, latents: Tensor, noise: Noise = None) -> Tensor:
         w = self.mapping(latents)
-        return self.synthesis(w[:, None].expand(-1, self.num_ws, -1), noise)
+        return super().forward(w[:, None].expand(-1, self.num_ws, -1), noise)

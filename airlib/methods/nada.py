@@ -9,31 +9,21 @@ Source: paper section 4.1; `criteria/clip_loss.py` of the official code for the 
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.offsets import Order, directional_loss, text_direction
 from airlib.clip_space.templates import NADA_TEMPLATES
-from airlib.methods.step import Step
+from airlib.methods.step import Step, WithoutMemory
 
 
-class NADA:
-    """The directional loss with one fixed text direction per CLIP model."""
+class Directional(WithoutMemory):
+    """The directional loss with one fixed direction [D] per CLIP model, wherever it comes from."""
 
-    def __init__(
-        self, space: ClipSpace, source_class: str, target_class: str,
-        templates: Sequence[str] = NADA_TEMPLATES, order: Order = "mean_then_norm",
-    ):  # fmt: skip
-        self.space = space
-        self.settings = {
-            "method": "nada", "source": source_class, "target": target_class,
-            "templates": len(templates), "order": order,
-            "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
-        }  # fmt: skip
-        self.directions = [
-            text_direction(encoder, source_class, target_class, templates, order)
-            for encoder in space.encoders
-        ]
+    def __init__(self, space: ClipSpace, directions: list[Tensor], settings: dict):
+        self.space, self.directions = space, directions
+        clip = {"clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights}
+        self.settings = {**settings, **clip}
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """{"direction": scalar}."""
@@ -44,13 +34,20 @@ class NADA:
             )
         }
 
-    def events(self) -> list[dict]:
-        """Nothing happens between steps."""
-        return []
 
-    def state(self) -> dict[str, Tensor]:
-        """Nothing changes during training."""
-        return {}
+class NADA(Directional):
+    """Its direction is that of the text."""
 
-    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
-        """Nothing to restore."""
+    def __init__(
+        self, space: ClipSpace, source_class: str, target_class: str,
+        templates: Sequence[str] = NADA_TEMPLATES, order: Order = "mean_then_norm",
+    ):  # fmt: skip
+        settings = {
+            "method": "nada", "source": source_class, "target": target_class,
+            "templates": len(templates), "order": order,
+        }  # fmt: skip
+        directions = [
+            text_direction(encoder, source_class, target_class, templates, order)
+            for encoder in space.encoders
+        ]
+        super().__init__(space, directions, settings)

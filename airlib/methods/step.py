@@ -88,3 +88,18 @@ class Step:
         perturbed = self.adapted_images + PERTURBATION * jitter.to(self.adapted_images.device)
         embeddings = self.embed(perturbed, "adapted")
         return [e - r for e, r in zip(embeddings, reference, strict=True)]
+
+
+class WithoutMemory:
+    """What the loop wants of an objective, for one that remembers nothing from step to step."""
+
+    def events(self) -> list[dict]:
+        """Nothing happens between steps."""
+        return []
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing changes during training."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
+        """Nothing to restore."""

@@ -1,0 +1,42 @@
+"""The picture that a one-shot method is shown: checked, and named in an objective's settings."""
+
+import hashlib
+
+from torch import Tensor
+
+from airlib.errors import AirlibError
+
+TOLERANCE = 1e-3  # of the value range, for resized and decoded pictures
+
+
+def checked_pictures(images: Tensor, resolution: int | None = None) -> Tensor:
+    """`images` without gradient, if they are [n, 3, H, H], n > 0, in [-1, 1].
+
+    resolution: what H must be. Raises AirlibError that says what is wrong.
+    """
+    wanted = "H" if resolution is None else resolution
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise AirlibError(f"expected pictures [n, 3, {wanted}, {wanted}], got {list(images.shape)}")
+    if not len(images) or resolution not in (None, images.shape[3]):
+        raise AirlibError(
+            f"expected pictures [n, 3, {wanted}, {wanted}], got {list(images.shape)}; "
+            "resize them to what the generator draws"
+        )
+    images = images.detach()
+    if not images.isfinite().all():
+        raise AirlibError("a picture holds NaN or infinite pixels")
+    low, high = images.min().item(), images.max().item()
+    if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
+        raise AirlibError(
+            f"pictures have values from {low:.3g} to {high:.3g} and not from -1 to 1; "
+            "scale them, and clamp what a generator drew"
+        )
+    return images
+
+
+def digest(*tensors: Tensor) -> str:
+    """Hash of the values: whether a run that continues was shown the same pictures."""
+    values = hashlib.sha256()
+    for tensor in tensors:
+        values.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return values.hexdigest()[:16]
