@@ -22,14 +22,13 @@ from airlib.adaptation import Adaptation, fingerprint
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.evaluation.image_sets import ImageSet, open_image_set, save_images
-from airlib.evaluation.protocol import Reference
+from airlib.evaluation.protocol import Judge, Reference
 from airlib.evaluation.scoring import PROTOCOLS, Scores, evaluate
 from airlib.profiles import load_profile
 from airlib.progress import track
 from airlib.score_report import Report, Scored
 from airlib.studies.embedding_cache import cache_directory, encoder_hash, list_hash
 from airlib.sweep import world_of
-from airlib.tinyworld.judge import Judge
 from airlib.worlds import WORLDS, World, open_space
 
 FORMAT = 1  # of the cache: raise it when drawing or embedding an image gives other numbers
@@ -180,11 +179,12 @@ def _score_images(
         reference = replace(_reference(world, pair, given), truth=None)
     elif given:
         loaded = load_profile(profile, numbers)
-        judges, encoder = WORLDS[loaded.name].load_judges(), open_space(loaded).encoders[0]
+        judges, reason = WORLDS[loaded.name].load_judges(loaded)
+        encoder = open_space(loaded).encoders[0]
         _check_size(images, judges)
         _check_size(given, judges)
         folder = _cache(judges, encoder)(*_identity(given))
-        reference = Reference.of(judges, encoder, given, cache=folder)
+        reference = Reference.of(judges, encoder, given, cache=folder, without_judges=reason)
     else:
         raise AirlibError(
             "a folder of images needs something to be compared with; add --pair NAME or "

@@ -58,6 +58,7 @@ def test_every_imported_package_is_required():
         "nbclient": "papermill",
         "nbformat": "papermill",
         "resvg_py": "resvg-py",
+        "torch_fidelity": "torch-fidelity",
         "yaml": "pyyaml",
     }
     assert {comes_with.get(name, name) for name in third_party} <= required

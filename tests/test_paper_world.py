@@ -29,8 +29,10 @@ def test_a_dry_run_adapts_and_scores_without_a_download(world, assets):
     assert [set(entry) - {"step"} for entry in losses] == [{"direction"}, {"direction", "adaptive"}]
     adapted = adaptation.apply(world.generator)
     metrics = world.score(world.batches(adapted, 4), "human-baby", "air", 0)
-    assert {metric.name for metric in metrics} == {"clip_distance", "clip_gap"}
-    assert all("random weights" in metric.protocol for metric in metrics[:1])
+    names = ["frechet", "diversity", "clip_distance", "clip_gap"]
+    assert [metric.name for metric in metrics] == names
+    assert all("random weights" in metric.protocol for metric in metrics[:3])
+    assert metrics[0].protocol.startswith("fd4_inception")  # random weights measure no FID
     assert not assets.exists()
 
 
@@ -94,7 +96,26 @@ def test_reference_images_are_read_from_a_folder(tmp_path, assets, world):
         list(_published(world).reference_images("human-baby"))
 
 
+def test_without_the_networks_of_fid_a_set_is_scored_by_clip(assets, world):
+    """And a warning says what to fetch; opening the world is no error."""
+    folder = assets / "ffhq-babies" / "babies"
+    folder.mkdir(parents=True)
+    for i in range(10):
+        Image.new("RGB", (64, 64), (20 * i, 0, 0)).save(folder / f"{i:02d}.png")
+    published = _published(world)
+    fetch = "`airlib fetch --only inception-fid`.*`airlib fetch --only vgg16`"
+    with pytest.warns(UserWarning, match=fetch):
+        reference = published.reference("human-baby")
+    batches = world.batches(world.generator, 4)
+    names = {metric.name for metric in published.score(batches, "human-baby", "source", 0)}
+    assert names == {"clip_distance", "clip_gap"}
+    scores = published.evaluate(batches, reference, "human-baby", "source", None, "full")
+    assert "--only inception-fid" in scores.omitted["Frechet distance"]
+    assert scores.omitted["intra-LPIPS"] == scores.omitted["overlap"] == published.without_judges
+
+
 def _published(world) -> paper.PaperWorld:
-    """The same networks, as if their weights had been fetched."""
+    """The same networks, as if their weights had been fetched; not those of the judge."""
     numbers = load_profile("paper", {**SMALL, "evaluation.references": 20})
-    return paper.PaperWorld(numbers, world.source, world.generator, world.space, ())
+    judges = paper.PaperWorld.load_judges(numbers)
+    return paper.PaperWorld(numbers, world.source, world.generator, world.space, *judges)

@@ -28,6 +28,7 @@ from airlib.assets import asset_file
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.evaluation.weights import filled, random_state
 
 CHUNK = 16_384  # features
 TEMPORARY = 8  # phi, its parts and the maps they come from, in multiples of a batch's phi
@@ -65,13 +66,17 @@ class Lpips(nn.Module):
         if net not in TRUNKS:
             raise AirlibError(f"no LPIPS network {net!r}; choose from {', '.join(TRUNKS)}")
         self.net, self.last = net, TRUNKS[net].layers
-        with torch.device("meta"):  # the classifier, most of the weights, is not needed
-            features = TRUNKS[net].network().features[: self.last[-1] + 1]
-        self.features = _filled(features, trunk or read_torch(asset_file(TRUNKS[net].asset)), net)
+        trunk = trunk or read_torch(asset_file(TRUNKS[net].asset))
+        self.features = filled(_features(net), trunk, net, "features.")
         self.layer_weights = linear_weights(net)
         self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+
+    @classmethod
+    def untrained(cls, net: str = "vgg") -> "Lpips":
+        """With a random trunk: for runs that only check sizes."""
+        return cls(net, random_state(_features(net), "features."))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] in [-1, 1], clipped as in a saved picture -> maps [B, C_l, H_l, W_l]."""
@@ -147,18 +152,10 @@ def _lengths(x: Tensor) -> Tensor:
     return x.square().sum(1, dtype=torch.float64)
 
 
-def _filled(features: nn.Sequential, trunk: dict[str, Tensor], net: str) -> nn.Sequential:
-    """`features` with those of the weights that it has."""
-    own = {name: trunk.get(f"features.{name}") for name in features.state_dict()}
-    missing = [f"features.{name}" for name, value in own.items() if not isinstance(value, Tensor)]
-    if missing:
-        raise AirlibError(f"these are not weights of {net}: {missing[0]} is missing")
-    try:
-        features.load_state_dict({k: v.float() for k, v in own.items()}, assign=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise AirlibError(f"these are not weights of {net}: {reason}") from error
-    return features
+def _features(net: str) -> nn.Sequential:
+    """Layers of the trunk, without numbers; most of them are in the classifier, not needed here."""
+    with torch.device("meta"):
+        return TRUNKS[net].network().features[: TRUNKS[net].layers[-1] + 1]
 
 
 def _check_finite(images: Tensor) -> None:

@@ -24,14 +24,14 @@ from airlib.evaluation.kernel_distance import kernel_distance
 from airlib.evaluation.lpips import lpips_matrix
 from airlib.evaluation.manifold import Manifold, manifold
 from airlib.evaluation.perceptual import mean_pairwise_distance, paired_edge_l1, paired_l1
-from airlib.evaluation.protocol import PAIRED, Reference, Seen
+from airlib.evaluation.protocol import PAIRED, Judge, Reference, Seen
 from airlib.evaluation.text_alignment import clip_diversity, text_quality
 from airlib.seeding import rng
-from airlib.tinyworld.judge import Judge
 
 HALVES = 50  # random halves per interval
 NEIGHBOURS = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
 CLUSTERS = 10  # K of intra-LPIPS (AIR, section 5.1)
+PART = 2**28  # bytes of embeddings that are summed in float64 at a time
 
 Entry = tuple[str, float, int, Interval | None, str]  # name, value, n, interval, protocol
 
@@ -50,7 +50,8 @@ class Subject:
     @property
     def judge(self) -> str:
         """The network of perceptual distances."""
-        return _network(self.reference.judges[0])
+        config = self.reference.judges[0].config
+        return config.get("maps", config["network"])
 
     @property
     def encoder(self) -> str:
@@ -80,7 +81,7 @@ def frechet(subject: Subject) -> list[Entry]:
     found = []
     for name, judge, generated, references in _judged(subject, "frechet"):
         value, interval = frechet_bootstrap(generated, references, _stream(name))
-        how = subject.protocol("fd", _network(judge), f"{type(judge).__name__} features")
+        how = _features_of(judge, subject, "fd", "fid")
         found.append((name, value, subject.n, interval, how))
     return found
 
@@ -91,7 +92,7 @@ def kernel(subject: Subject) -> list[Entry]:
         [(value, interval)] = _by_halves(
             lambda x, y: [kernel_distance(x, y)], generated, references, name, least=-math.inf
         )
-        how = subject.protocol("kd", _network(judge), f"{type(judge).__name__} features")
+        how = _features_of(judge, subject, "kd", "kid")
         found.append((name, value, subject.n, interval, how))
     return found
 
@@ -103,8 +104,9 @@ def overlap(subject: Subject) -> list[Entry]:
         lambda x, y: astuple(manifold(x, y, NEIGHBOURS)), generated, references, "overlap",
         most=[1.0, 1.0, math.inf, 1.0],
     )  # fmt: skip
-    how = f"Judge features, k = {NEIGHBOURS} neighbours"
-    how = subject.protocol("overlap", f"k{NEIGHBOURS}_{subject.judge}", how)
+    judge = subject.reference.judges[0]
+    how = f"{judge.title} features, k = {NEIGHBOURS} neighbours"
+    how = subject.protocol("overlap", f"k{NEIGHBOURS}_{judge.config['network']}", how)
     names = [field.name for field in fields(Manifold)]
     return [
         (name, value, subject.n, interval, how)
@@ -145,6 +147,13 @@ def _clip_terms(subject: Subject) -> list[tuple[float, Interval | None]]:
     return _by_halves(terms, subject.seen.clip, subject.reference.clip, "clip_gap")
 
 
+def _features_of(judge: Judge, subject: Subject, short: str, in_inception: str) -> str:
+    """The protocol of a distance in a judge's features; in Inception's it has a name of its own."""
+    network = judge.config["network"]
+    short = in_inception if network == "inception" else short
+    return subject.protocol(short, network, f"{judge.title} features")
+
+
 def _judged(subject: Subject, name: str) -> Iterator[tuple[str, Judge, Tensor, Tensor]]:
     """Per judge: name of the metric, judge, features of the images and of the references."""
     features = (subject.seen.features, subject.reference.features)
@@ -174,7 +183,8 @@ def paired(subject: Subject) -> list[Entry]:
 def diversity(subject: Subject) -> list[Entry]:
     """Mean perceptual distance of two images."""
     phi, p = subject.embedded, len(subject.embedded)
-    value, squares = mean_pairwise_distance(phi), phi.square().sum(1)
+    parts = phi.split(max(1, PART // phi[0].nbytes))
+    value, squares = mean_pairwise_distance(parts), phi.square().sum(1)
     interval = _interval_of_pairs(value, squares + squares.mean() - 2 * phi @ phi.mean(0))
     how = f"pairwise{p}_{subject.judge}: mean pairwise judge-map distance of {p} images"
     return [("diversity", value, p, interval, how)]
@@ -259,7 +269,3 @@ def _half(x: Tensor, stream: torch.Generator) -> Tensor:
 
 def _stream(name: str) -> torch.Generator:
     return rng(0, "evaluation bootstrap", name)
-
-
-def _network(judge: Judge) -> str:
-    return judge.config["network"]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from airlib.errors import AirlibError
 
@@ -61,6 +62,16 @@ class PerceptualEmbedding:
             scale = (weight.to(unit.device) / (feature.shape[2] * feature.shape[3])).sqrt()
             parts.append((unit * scale.view(1, -1, 1, 1)).flatten(1))
         return torch.cat(parts, 1)
+
+
+def scaled_down(images: Tensor, size: int | None) -> Tensor:
+    """Images [B, 3, H, W] with a side above `size`, clipped as in a saved picture and scaled to
+    [B, 3, size, size] (bicubic, smoothed first, as Pillow does it); others as they are.
+    """
+    if size is None or max(images.shape[2:]) <= size:
+        return images
+    images, shape = images.clamp(-1, 1), (size, size)
+    return F.interpolate(images, shape, mode="bicubic", antialias=True, align_corners=False)
 
 
 def mean_pairwise_distance(embeddings: Tensor | Iterable[Tensor]) -> float:

@@ -13,19 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
-from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.evaluation.perceptual import PerceptualEmbedding, scaled_down
 from airlib.files import load_tensors, save_tensors
 from airlib.results import Metric
-from airlib.tinyworld.judge import Judge
 
 KEPT = 1000  # images of a set that stay at hand for perceptual distances, where there are judges
 PAIRED = 200  # of them are compared with their true targets, and with each other for diversity
+
+NO_JUDGES = "this profile has no judges"
 
 LABELS = {  # metric -> column title, with the direction that is better
     "frechet": "Frechet distance (judge) ↓",
@@ -54,6 +56,27 @@ def labels_of(metrics: Iterable[Metric]) -> dict[str, str]:
     return {name: title for name, title in LABELS.items() if name in names}
 
 
+class Judge(Protocol):
+    """A frozen network that measures distances of images, e.g. `tinyworld.judge.Judge`.
+
+    config: JSON values; "network" is the name of what gives `features`, "maps" of what gives
+    `maps` if that is another, "size" the only image size that it sees if there is one.
+    title: what gives `features`, in words. layer_weights: of the channels of `maps`, see
+    `PerceptualEmbedding`. map_size: `maps` are those of images scaled down to this size, if any.
+    """
+
+    config: dict
+    title: str
+    layer_weights: Sequence[Tensor] | None
+    map_size: int | None
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, F], for distances of sets."""
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] in [-1, 1] -> maps [B, C_l, H_l, W_l], for distances of two images."""
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """A target domain as the metrics see it."""
@@ -64,21 +87,24 @@ class Reference:
     clip: Tensor  # CLIP embeddings [M, D] of the same
     truth: Tensor | None  # images [P, 3, H, W]: the true targets of the first P latents
     texts: Tensor | None  # CLIP embeddings [T, D] of sentences that describe the target
+    without_judges: str  # why there are none
 
     @classmethod
     def of(
         cls, judges: Sequence[Judge], encoder: ClipEncoder, images: Iterable[Tensor],
         truth: Tensor | None = None, sentences: Sequence[str] = (), cache: Path | None = None,
+        without_judges: str = NO_JUDGES,
     ) -> "Reference":  # fmt: skip
         """Embed true target images once; they come in batches [B, 3, H, W]. cache: see `see`."""
         seen = see(images, judges, encoder, 0, cache)
         texts = encoder.embed_text(sentences).cpu() if sentences else None
-        return cls(tuple(judges), encoder, seen.features, seen.clip, truth, texts)
+        known = tuple(judges), encoder, seen.features, seen.clip, truth, texts
+        return cls(*known, without_judges)
 
     @property
     def perceptual(self) -> PerceptualEmbedding:
         """Distances by the maps of the first judge."""
-        return PerceptualEmbedding(self.judges[0].maps)
+        return PerceptualEmbedding(self.judges[0].maps, self.judges[0].layer_weights)
 
     @property
     def truth_embedding(self) -> Tensor:
@@ -97,7 +123,7 @@ class Seen:
 
     features: tuple[Tensor, ...]
     clip: Tensor
-    images: Tensor  # [at most `keep`, 3, H, W] as they were drawn
+    images: Tensor  # [at most `keep`, 3, H, W] as drawn, or scaled down to the judge's `map_size`
 
 
 @torch.no_grad()
@@ -112,12 +138,14 @@ def see(
     Raises AirlibError for NaN or infinite pixels, other shapes, and damaged files in the cache.
     """
     looks, images, count = [], [], 0
+    size = judges[0].map_size if judges else None
     for number, make in enumerate(_makers(batches)):
         path = cache / f"{number:05}.safetensors" if cache else None
         known = path is not None and path.exists()
         if not known or count < keep:
             batch = _checked(make(), count)
-            images.append(batch[: max(keep - count, 0)])
+        if count < keep:
+            images.append(scaled_down(batch[: keep - count], size).cpu())
         look = _load(path, len(judges)) if known else _look(batch, judges, encoder)
         if path and not known:
             save_tensors(path, look, {"images": len(batch)})

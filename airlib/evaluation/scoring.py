@@ -86,7 +86,7 @@ def evaluate(
 def _not_applicable(name: str, reference: Reference) -> str | None:
     """Why the reference has nothing to measure this with."""
     if not reference.judges and name not in WITHOUT_JUDGES:
-        return "this profile has no judges"
+        return reference.without_judges
     if name == "paired distances" and reference.truth is None:
         return "the true targets of these images are not known"
     if name == "text alignment" and reference.texts is None:

@@ -31,9 +31,17 @@ class Reader(nn.Module, ABC):
         channels: number of features.
     """
 
+    layer_weights = None  # of `maps` in perceptual distances: all channels count the same
+    map_size = None  # maps are those of the image itself
+
     def __init__(self, outputs: dict[str, int], channels: int) -> None:
         super().__init__()
         self.heads = nn.ModuleDict({name: nn.Linear(channels, n) for name, n in outputs.items()})
+
+    @property
+    def title(self) -> str:
+        """What gives the features, in words."""
+        return type(self).__name__
 
     @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:

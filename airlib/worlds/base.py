@@ -14,7 +14,7 @@ from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
 from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.templates import IMAGENET_TEMPLATES, NADA_TEMPLATES, SINGLE
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import Reference
+from airlib.evaluation.protocol import NO_JUDGES, Judge, Reference
 from airlib.evaluation.scoring import Scores, evaluate
 from airlib.generators.base import images_at_once
 from airlib.generators.stylegan2 import StyleGAN2
@@ -31,7 +31,6 @@ from airlib.parameterizations import (
 from airlib.profiles import Profile, method_numbers
 from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.tinyworld.judge import Judge
 
 TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
 
@@ -71,6 +70,7 @@ class World(ABC):
     generator: StyleGAN2
     space: ClipSpace
     judges: tuple[Judge, ...]
+    without_judges: str = NO_JUDGES  # why there are none, where there are none
 
     knows_truth: ClassVar[bool]  # whether the true target of a latent can be drawn
     reference_rows: ClassVar[tuple[str, ...]]  # of a table: what methods are compared with
@@ -81,9 +81,11 @@ class World(ABC):
         """See `open_world`."""
 
     @classmethod
-    def load_judges(cls) -> tuple[Judge, ...]:
-        """Networks beside CLIP that measure distances of images, the main one first."""
-        return ()
+    @abstractmethod
+    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, ...], str]:
+        """Networks beside CLIP that measure distances of images, the main one first; if they are
+        not here none, and what to do about it.
+        """
 
     @abstractmethod
     def reference_images(self, pair: str) -> Iterable[Tensor]:
@@ -146,7 +148,9 @@ class World(ABC):
     ) -> Reference:
         """The same with other images of the target domain. cache: see `evaluation.protocol.see`."""
         encoder, truth = self.space.encoders[0], self.true_targets(pair)
-        return Reference.of(self.judges, encoder, images, truth, self.sentences(pair), cache)
+        return Reference.of(
+            self.judges, encoder, images, truth, self.sentences(pair), cache, self.without_judges
+        )
 
     def score(
         self, batches: Iterable[Tensor], pair: str, method: str, seed: int, protocol: str = "quick"

@@ -4,10 +4,15 @@ No true target is known for a photograph; a pair is scored against reference ima
 domain. With `networks.weights = "random"` (what a dry run sets) every network has its real size and
 random weights, and references are noise: nothing is downloaded and nothing is claimed, but shapes,
 numbers and memory are those of a real run.
+
+FID and LPIPS need two networks more. Where they were not fetched, a warning says so when a set is
+first scored, and what is left is CLIP distance.
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -17,7 +22,10 @@ from airlib.assets import asset_directory, asset_file
 from airlib.checkpoints.nvlabs import read_nvlabs
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.errors import AirlibError
+from airlib.evaluation import published_judge
 from airlib.evaluation.image_sets import open_image_set
+from airlib.evaluation.protocol import Reference
+from airlib.evaluation.published_judge import PublishedJudge
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.profiles import Profile
 from airlib.seeding import rng
@@ -41,14 +49,31 @@ class PaperWorld(World):
         if source not in profile.sources:
             known = ", ".join(profile.sources)
             raise AirlibError(f"unknown source {source!r}; choose from {known}")
-        space = cls.clip(profile)
-        return cls(profile, source, _generator(source, profile).to(_device()), space, ())
+        space, generator = cls.clip(profile), _generator(source, profile).to(_device())
+        return cls(profile, source, generator, space, *cls.load_judges(profile))
 
     @classmethod
     def clip(cls, profile: Profile) -> ClipSpace:
         """The CLIP models alone; see `open_space`."""
         encoders = [_encoder(name, profile).to(_device()) for name in profile.world.clip]
         return ClipSpace(list(zip(encoders, profile.world.clip_weights, strict=True)))
+
+    @classmethod
+    def load_judges(cls, profile: Profile) -> tuple[tuple[PublishedJudge, ...], str]:
+        """One, if its networks were fetched."""
+        if profile.networks.weights == "random":
+            return (PublishedJudge.untrained().to(_device()),), ""
+        if missing := published_judge.missing():
+            return (), f"FID and LPIPS need networks that are not here: {missing}"
+        return (PublishedJudge.fetched().to(_device()),), ""
+
+    def reference_of(
+        self, pair: str, images: Iterable[Tensor], cache: Path | None = None
+    ) -> Reference:
+        """As of any world, with a warning where there is no judge."""
+        if not self.judges:
+            warnings.warn(self.without_judges, stacklevel=2)
+        return super().reference_of(pair, images, cache)
 
     def reference_images(self, pair: str) -> Iterable[Tensor]:
         """From the folder of the pair's target domain, cut to squares of the generator's size."""

@@ -43,8 +43,8 @@ class TinyWorld(World):
         source = source or next(iter(SOURCES))
         if source not in SOURCES:
             raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
-        generator, judges = _restricted(SOURCES[source]), cls.load_judges()
-        return cls(profile, source, generator, cls.clip(profile), judges)
+        generator, judges = _restricted(SOURCES[source]), cls.load_judges(profile)
+        return cls(profile, source, generator, cls.clip(profile), *judges)
 
     @classmethod
     def clip(cls, profile: Profile) -> ClipSpace:
@@ -53,8 +53,9 @@ class TinyWorld(World):
         return ClipSpace([(ClipEncoder.tiny(), weight) for weight in weights])
 
     @classmethod
-    def load_judges(cls) -> tuple[Judge, VitJudge]:
-        return tuple(load_judge(name) for name in NETWORKS)
+    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
+        """Both are shipped."""
+        return tuple(load_judge(name) for name in NETWORKS), ""
 
     def narrow(self) -> "TinyWorld":
         """This world with a source generator of the same kind that has seen nothing but people."""

@@ -1,0 +1,64 @@
+"""The judge of the published setting: Inception for sets of images, VGG-16 for pairs of them.
+
+    judge = PublishedJudge.fetched()     # if `missing()` is empty, which else says what to fetch
+    judge.features(images)               # [B, 2048]; their Frechet distance is FID
+    judge.maps(images)                   # with `judge.layer_weights` their distance is LPIPS
+
+AIR measures FID and intra-LPIPS with these two. Precision and recall, which HyperDomainNet reports,
+are taken in Inception's features too, as most ports do, not in those of the VGG of their authors.
+"""
+
+from typing import Self
+
+from torch import Tensor, nn
+
+from airlib.assets import asset_file
+from airlib.errors import AirlibError
+from airlib.evaluation.inception import ASSET, Inception
+from airlib.evaluation.lpips import TRUNKS, Lpips
+from airlib.evaluation.perceptual import scaled_down
+
+LARGEST = 256  # pixels a side that LPIPS sees: AIR's script scales its images down to them
+ASSETS = (ASSET, TRUNKS["vgg"].asset)
+
+
+class PublishedJudge(nn.Module):
+    """A `protocol.Judge` made of two frozen networks; `note` is added to their names."""
+
+    map_size = LARGEST
+
+    def __init__(self, inception: Inception, lpips: Lpips, note: str = "") -> None:
+        super().__init__()
+        self.inception, self.lpips = inception, lpips
+        self.config = {"network": f"inception{note}", "maps": f"lpips-{lpips.net}{LARGEST}{note}"}
+        self.title = f"{inception.resize}'s Inception{note}"
+        self.layer_weights = lpips.layer_weights
+
+    @classmethod
+    def fetched(cls) -> Self:
+        """From the verified asset files; an AirlibError says which one is missing."""
+        return cls(Inception(), Lpips("vgg"))
+
+    @classmethod
+    def untrained(cls) -> Self:
+        """With random weights: for runs that only check sizes."""
+        return cls(Inception.untrained(), Lpips.untrained("vgg"), " (random weights)")
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, 2048]."""
+        return self.inception(images)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] in [-1, 1], on any device -> five maps [B, C_l, H_l, W_l]."""
+        return self.lpips(scaled_down(images, LARGEST).to(self.lpips.shift.device))
+
+
+def missing() -> str:
+    """What is to be done to have `ASSETS`, in one line; "" if all are there."""
+    reasons = []
+    for name in ASSETS:
+        try:
+            asset_file(name)
+        except AirlibError as error:
+            reasons.append(str(error))
+    return "; ".join(reasons)
