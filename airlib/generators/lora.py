@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2022) in the UNet of a diffusion generator: W + B A, of which A and B are trained.
+"""LoRA (Hu et al. 2022) in the UNet of a diffusion generator: W + B A, where A and B are trained.
 
     names = layers_of(unet, ("convolutions", "attention"))
     insert_lora(unet, names, rank=4, seed=0)        # the images stay as they are: B is 0
