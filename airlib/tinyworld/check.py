@@ -20,6 +20,7 @@ from airlib.generators.stylegan2 import StyleGAN2
 from airlib.profiles import pairs_of_role
 from airlib.progress import track
 from airlib.seeding import rng
+from airlib.studies import hypernetwork
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.exam import examine
@@ -41,7 +42,7 @@ from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
 
 JUDGES = tuple(JUDGE_NETWORKS)
 NARROW = NarrowGeneratorTask.name
-NETWORKS = ("clip", *JUDGES, GeneratorTask.name, NARROW)
+NETWORKS = ("clip", *JUDGES, GeneratorTask.name, NARROW, hypernetwork.NAME)
 SECOND_SEEDS = (NARROW,)  # trained again with seed 1 to see the spread; of that NAME-1.json is kept
 
 TOLERANCE = 0.03
@@ -101,6 +102,8 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
     for name, judge in judges.items():
         measured |= accuracies(judge, name, seeds[name])
         measured |= {} if quick else examine(judge, name, seeds[name])
+    network = hypernetwork.load_hypernetwork()
+    measured |= hypernetwork.measured(open_world("tiny", hypernetwork.SOURCE.species), network)
     measured["stylegan2_human_fd_ratio"] = frechet_ratio(generator, judges["judge"])
     measured["stylegan2_human_fd_ratio_vit"] = frechet_ratio(generator, judges["judge_vit"])
     return measured if quick else measured | {"clip_truth_gap": mean_truth_gap()}
