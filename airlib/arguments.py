@@ -56,6 +56,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     swept.add_argument("--methods", nargs="+", default=["nada", "air"], help="default: nada air")
     swept.add_argument("--role", default="table", help="of the pairs (default: table)")
     swept.add_argument("--protocol", default="quick", help="quick (default), text or full")
+    once = add("sweep-one-shot", "adapt to single pictures with every arm and seed")
+    _add_sweep(once, Path("runs/one_shot"), seeds=3)
     worded = add("sweep-templates", "adapt and score with every prompt template")
     _add_sweep(worded, Path("runs/templates"), seeds=3)
     _add_evaluate(add("evaluate", "score adaptations, or images from any tool"))

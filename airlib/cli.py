@@ -1,5 +1,5 @@
-"""The command line: reproduce, publish, sweep, sweep-templates, evaluate, train-tiny,
-check-tiny, choose-settings, fetch, import, doctor.
+"""The command line: reproduce, publish, sweep, sweep-templates, sweep-one-shot, evaluate,
+train-tiny, check-tiny, choose-settings, fetch, import, doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -109,6 +109,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _sweep_one_shot(options: argparse.Namespace) -> int:
+    from airlib.studies.one_shot import sweep_one_shot
+
+    print(sweep_one_shot(options.profile, options.seeds, options.out, options.workers))
+    return SUCCESS
+
+
 def _sweep_templates(options: argparse.Namespace) -> int:
     from airlib.studies.template_sweep import sweep_study
 
@@ -176,6 +183,7 @@ COMMANDS = {
     "train-tiny": _train_tiny,
     "check-tiny": _check_tiny,
     "sweep": _sweep,
+    "sweep-one-shot": _sweep_one_shot,
     "sweep-templates": _sweep_templates,
     "evaluate": _evaluate,
     "choose-settings": _choose_settings,
