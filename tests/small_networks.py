@@ -1,6 +1,7 @@
 """Random networks so small that a test can train them in a second, without any shipped weights."""
 
 import torch
+from diffusers import UNet2DModel
 from open_clip.model import CLIP
 
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
@@ -36,3 +37,16 @@ def small_encoder(seed: int = 0) -> ClipEncoder:
 
 def small_space(seed: int = 0) -> ClipSpace:
     return ClipSpace([(small_encoder(seed), 1.0)])
+
+
+def small_unet(seed: int = 0, size: int = 16, outputs: int = 3) -> UNet2DModel:
+    """A frozen UNet of two levels with one attention, in the middle."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DModel(
+            size, out_channels=outputs, block_out_channels=(8, 16), layers_per_block=1,
+            down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2,
+            norm_num_groups=4, attn_norm_num_groups=4, attention_head_dim=8, norm_eps=1e-5,
+            resnet_time_scale_shift="scale_shift",
+        )  # fmt: skip
+    return unet.requires_grad_(False).eval()

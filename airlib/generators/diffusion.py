@@ -58,13 +58,14 @@ class DiffusionGenerator(nn.Module):
             )
         if unet.class_embedding is not None:
             raise AirlibError("the UNet wants a class; restrict it to one first")
-        if steps < 1 or not 1 <= (gradient_steps or steps) <= steps:
+        gradient_steps = steps if gradient_steps is None else gradient_steps
+        if not 1 <= gradient_steps <= steps:
             raise AirlibError(
                 f"gradient through {gradient_steps} of {steps} steps is impossible; "
                 "choose steps >= gradient_steps >= 1"
             )
         self.unet, self.steps = unet, steps
-        self.checkpointing, self.gradient_steps = checkpointing, gradient_steps or steps
+        self.checkpointing, self.gradient_steps = checkpointing, gradient_steps
         self.resolution: int = unet.config.sample_size
 
     # -- latents and noise ---------------------------------------------------------------------
