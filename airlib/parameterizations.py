@@ -190,6 +190,11 @@ def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng
     """
     device = space.encoders[0].device
     latents = generator.sample_latents(SELECTION_BATCH, rng).to(device).requires_grad_(True)
+    if latents.ndim != 3:
+        raise AirlibError(
+            "adaptive selection scores the entries of w+, which this generator does not have; "
+            f"train all layers (k >= {generator.num_layers}) or use another parameterization"
+        )
     flags = {p: p.requires_grad for p in generator.parameters()}
     generator.requires_grad_(False)  # scoring needs no weight gradients
     images = space.embed_images(generator(latents, generator.sample_noise(SELECTION_BATCH, rng)))

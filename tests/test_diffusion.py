@@ -22,7 +22,7 @@ from airlib.generators.solver import dpm_solver
 from airlib.methods import air, nada, step
 from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.regularizers import InDomainAngle
-from airlib.parameterizations import full
+from airlib.parameterizations import adaptive_layers, full
 from airlib.seeding import rng
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -257,6 +257,18 @@ def test_what_a_diffusion_model_cannot_do_is_refused():
         generator.sample_latents(1, rng(0), truncation=0.7)
     with pytest.raises(AirlibError, match="no noise maps"):
         generator(torch.zeros(1, 3, 16, 16), "const")
+
+
+def test_layers_can_be_trained_but_not_selected_by_w():
+    generator, space = DiffusionGenerator(small_unet(), 2), small_space()
+    every = adaptive_layers(generator.num_layers, space, "dog")
+    copy = generator.copy_frozen()
+    trainable = every.attach(copy)
+    every.before_step(copy, trainable, rng(0))
+    assert all(parameter.requires_grad for parameter in trainable.values())
+    few = adaptive_layers(3, space, "dog")
+    with pytest.raises(AirlibError, match=r"does not have; train all layers \(k >= 9\)"):
+        few.before_step(copy, trainable, rng(0))
 
 
 @pytest.mark.parametrize(("steps", "k"), [(10, 11), (10, 0), (0, None), (10, -1)])
