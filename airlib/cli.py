@@ -1,5 +1,5 @@
 """The command line: reproduce, publish, sweep, sweep-templates, sweep-one-shot, evaluate,
-train-tiny, check-tiny, choose-settings, fetch, import, doctor.
+train-tiny, check-tiny, choose-settings, ablate-hypernetwork, fetch, import, doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -116,6 +116,13 @@ def _sweep_one_shot(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _ablate_hypernetwork(options: argparse.Namespace) -> int:
+    from airlib.studies.hypernetwork import ablation
+
+    print(ablation(options.steps, options.out, options.seed))
+    return SUCCESS
+
+
 def _sweep_templates(options: argparse.Namespace) -> int:
     from airlib.studies.template_sweep import sweep_study
 
@@ -184,6 +191,7 @@ COMMANDS = {
     "check-tiny": _check_tiny,
     "sweep": _sweep,
     "sweep-one-shot": _sweep_one_shot,
+    "ablate-hypernetwork": _ablate_hypernetwork,
     "sweep-templates": _sweep_templates,
     "evaluate": _evaluate,
     "choose-settings": _choose_settings,

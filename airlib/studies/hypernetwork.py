@@ -23,7 +23,7 @@ from airlib.adaptation import Adaptation, fingerprint
 from airlib.clip_space.augmentation import random_views
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.files import load_tensors
+from airlib.files import load_tensors, write_json
 from airlib.methods.hyperdomainnet import (
     HyperConfig,
     HyperDomainNet,
@@ -245,7 +245,7 @@ ABLATION = {  # what is left out of the loss, or of what it is trained on
     "without target-target": {"tt_direction": 0.0},
     "without norm": {"norm": 0.0},
     "direction alone": {"tt_direction": 0.0, "norm": 0.0},
-    "the list, no convex hull": {"convex": False},
+    "the convex hull of the list": {"convex": True},
 }
 
 
@@ -254,11 +254,12 @@ def load_ablation(path: str | Path = SHIPPED_ABLATION) -> dict:
     return read_record(Path(path))
 
 
-def ablation(steps: int, directory: Path, seed: int = 0) -> list[dict]:
-    """Train one network per entry of `ABLATION` for `steps` steps: what each has left to go."""
+def ablation(steps: int, directory: Path, seed: int = 0) -> Path:
+    """Train one network per entry of `ABLATION`: a file of what each has left to go."""
     rows = []
     for name, changes in ABLATION.items():
         task = HypernetworkTask(seed, steps, **changes)
         TrainingRun(task, directory / name, seed).run()
         rows.append({"trained with": name, "steps": steps, "seed": seed, **task.evaluate()})
-    return rows
+    command = f"airlib ablate-hypernetwork --steps {steps} --seed {seed}"
+    return write_json(directory / "ablation.json", {"command": command, "rows": rows})
