@@ -10,10 +10,11 @@ on convolutions and attention. Random weights, one thread, and a process of its 
 - checkpointed  the same gradient, each call computed again when needed
 - last k        gradient through the last k calls only
 
-Seconds are those of the processor. `kept` are the bytes that autograd keeps for the backward pass, weights not counted, in its worst
-moment: counted on tensors without memory, so that it needs none. `peak` is the growth of the
-process's peak memory beyond the network, measured (Linux). At 256 px only what will fit in half of
-the memory that is free is measured. The last line is one JSON object; ratios are to "all".
+`kept` are the bytes that autograd keeps for the backward pass in its worst moment, weights left
+out: counted on tensors without memory, so that counting needs none. `peak` is the growth of the
+process's peak memory beyond the network, measured (Linux), the allocator's waste included. Seconds
+are those of the processor. At 256 px only what will fit in half of the free memory is measured. The
+last line is one JSON object; ratios are to "all".
 """
 
 import argparse
