@@ -198,5 +198,5 @@ def _renders(domain: Domain, n: int) -> Tensor:
 
 
 def enlarge(images: Tensor) -> Tensor:
-    """[B, 3, 32, 32] -> [B, 3, 64, 64], bilinear: what the judges and the tiny CLIP look at."""
+    """[B, 3, 32, 32] -> [B, 3, 64, 64], bilinear, for the judges; CLIP enlarges by itself."""
     return F.interpolate(images, scale_factor=64 // RESOLUTION, mode="bilinear")
