@@ -8,6 +8,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch.nn import functional as F
 
+from airlib.errors import AirlibError
+from airlib.files import save_tensors
 from airlib.generators.diffusion import ConditionalUNet
 from airlib.generators.solver import dpm_solver
 from airlib.seeding import rng
@@ -20,10 +22,12 @@ from airlib.tinyworld.train_diffusion import (
     SOURCE_COPIES,
     DiffusionTask,
     add_noise,
+    generator_of,
     rows_to_learn,
     shrink,
     spread_times,
     to_floats,
+    world_diffusion,
 )
 from airlib.tinyworld.train_generator import condition
 from airlib.tinyworld.training import TrainingRun
@@ -92,6 +96,20 @@ def test_a_restricted_model_is_the_conditional_one_at_its_domain():
         torch.testing.assert_close(restricted, network(x, t, c.expand(3, -1)), atol=1e-5, rtol=0)
         elsewhere = network(x, t, condition(torch.tensor([Domain("cat").index] * 3)))
     assert (restricted - elsewhere).abs().max() > 0.01
+
+
+def test_a_published_model_is_read_again(tmp_path):
+    task = miniature_task(1)
+    save_tensors(tmp_path / "a.safetensors", *task.export())
+    network, domain = world_diffusion(tmp_path / "a.safetensors"), Domain("cat", style="sketch")
+    read, made = (generator_of(n, domain, steps=2) for n in (network, task.average))
+    x = read.sample_latents(2, rng(0))
+    assert torch.equal(read(x), made(x)) and not read(x).requires_grad
+    tensors, config = task.export()
+    for wrong in ({}, config | {"c_dim": 3}, config | {"unet": {"layers": 3}}):
+        save_tensors(tmp_path / "b.safetensors", tensors, wrong)
+        with pytest.raises(AirlibError, match="airlib train-tiny diffusion"):
+            world_diffusion(tmp_path / "b.safetensors")
 
 
 def test_the_noise_schedule_is_that_of_the_solver():

@@ -14,18 +14,25 @@ StyleGAN2, which has seen people only, shows what happens where they do not. It 
 batches 45 % are source domains, because every result starts from them.
 
 32 pixels (area average of the 64 of the renderer): at 64 a step costs four times as much, and the
-model sees a fourth of the portraits in the same time. `w` is min-SNR (Hang et al. 2023).
+model sees a fourth of the portraits in the same time. Enlarged again, such portraits lose little to
+those who look at them: the tiny CLIP names the species of 93.7 % of 1,000 held-out ones (93.8 % at
+64 pixels), the judge of 99.5 % (99.7 %). `w` is min-SNR (Hang et al. 2023). In equal time Muon's
+error on held-out portraits was lower than Adam's (.056 and .069 after 90 seconds, the better of two
+learning rates each).
 """
 
 import copy
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor
 
+from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
+from airlib.files import load_tensors
 from airlib.generators.diffusion import ConditionalUNet, DiffusionGenerator
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
@@ -36,6 +43,7 @@ from airlib.tinyworld.pool import Pool, load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import CONFIG as STYLEGAN2_CONFIG
 from airlib.tinyworld.train_generator import SOURCES, condition
+from airlib.tinyworld.training import WEIGHTS
 
 RESOLUTION = 32
 CONFIG = {  # of diffusers.UNet2DModel
@@ -118,6 +126,25 @@ class DiffusionTask:
         return self.average.state_dict(), {"unet": CONFIG, "c_dim": C_DIM}
 
 
+def generator_of(network: ConditionalUNet, domain: Domain, **options) -> DiffusionGenerator:
+    """The ordinary diffusion generator of one domain; options: of `DiffusionGenerator`."""
+    unet = network.restrict(condition(torch.tensor([domain.index]))[0])
+    return DiffusionGenerator(unet, **options).requires_grad_(False).eval()
+
+
+def world_diffusion(path: str | Path = WEIGHTS / "diffusion.safetensors") -> ConditionalUNet:
+    """The conditional UNet of all domains, in float32."""
+    tensors, config = load_tensors(path)
+    try:
+        network = ConditionalUNet(config["unet"], config["c_dim"])
+        network.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise AirlibError(
+            f"{path} does not hold the world diffusion model; run `airlib train-tiny diffusion`"
+        ) from error
+    return network.requires_grad_(False).eval()
+
+
 def rows_to_learn(domains: Tensor) -> Tensor:
     """Numbers of the pool's rows to draw from; those of source domains are repeated."""
     sources = torch.tensor([domain.index for domain in SOURCES])
@@ -181,7 +208,7 @@ def frechet_ratios(
     """
     metrics = {}
     for domain in SOURCES:
-        generator = DiffusionGenerator(network.restrict(condition(torch.tensor([domain.index]))[0]))
+        generator = generator_of(network, domain)
         x = generator.sample_latents(n, rng(0, "diffusion-test", str(domain)))
         samples = torch.cat([generator(part) for part in x.split(50)])
         adults, babies = (_renders(d, n) for d in (domain, Domain(domain.species, "baby")))
