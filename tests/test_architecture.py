@@ -29,7 +29,7 @@ LAYERS = [
     | {"airlib.studies.openmoji_clip", "airlib.evaluation.image_sets"},
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"},
-    {"airlib.studies.settings", "airlib.studies.template_sweep"}
+    {"airlib.studies.settings", "airlib.studies.template_sweep", "airlib.studies.one_shot"}
     | {"airlib.evaluate", "airlib.score_report"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},

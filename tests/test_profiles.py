@@ -25,6 +25,9 @@ def test_profiles_differ_in_numbers_only():
     tiny, paper = load_profile("tiny"), load_profile("paper")
     for table in ("notebooks", "world", "evaluation", "methods", "arms", "hypernetwork"):
         assert shape(tiny[table]) == shape(paper[table])
+    one_shot = [shape(profile.one_shot) | {"pairs": ...} for profile in (tiny, paper)]
+    assert one_shot[0] == one_shot[1]
+    assert all(set(profile.one_shot.pairs) <= set(profile.pairs) for profile in (tiny, paper))
     required = {"source", "source_class", "target_class", "target", "role"}
     for profile in (tiny, paper):
         for pair in profile.pairs.values():

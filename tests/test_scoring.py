@@ -218,7 +218,7 @@ def test_other_shapes_are_refused(reference, shape):
         evaluate([torch.zeros(shape)], reference)
     with pytest.raises(AirlibError, match="no images"):
         evaluate([], reference)
-    with pytest.raises(AirlibError, match="unknown protocol 'fast'; choose from quick, full"):
+    with pytest.raises(AirlibError, match="unknown protocol 'fast'; choose from quick, text, "):
         evaluate([pictures(4)], reference, "fast")
 
 

@@ -97,14 +97,14 @@ def kernel(subject: Subject) -> list[Entry]:
     return found
 
 
-def overlap(subject: Subject) -> list[Entry]:
-    """Precision, recall, density and coverage."""
-    generated, references = subject.seen.features[0], subject.reference.features[0]
+def overlap(subject: Subject, by: int = 0) -> list[Entry]:
+    """Precision, recall, density and coverage, in the features of one of the judges."""
+    generated, references = subject.seen.features[by], subject.reference.features[by]
     found = _by_halves(
         lambda x, y: astuple(manifold(x, y, NEIGHBOURS)), generated, references, "overlap",
         most=[1.0, 1.0, math.inf, 1.0],
     )  # fmt: skip
-    judge = subject.reference.judges[0]
+    judge = subject.reference.judges[by]
     how = f"{judge.title} features, k = {NEIGHBOURS} neighbours"
     how = subject.protocol("overlap", f"k{NEIGHBOURS}_{judge.config['network']}", how)
     names = [field.name for field in fields(Manifold)]

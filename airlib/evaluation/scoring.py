@@ -10,12 +10,15 @@ quick   What sweeps measure. Against the true target of the *same* latent, which
         distances in the features of two judges of different architecture, and CLIP distance. On
         the set alone: diversity, the mean perceptual distance between two of its images.
 text    The same values and HyperDomainNet's Quality and Diversity in CLIP space.
+shown   For methods that are shown a picture, and whose loss has the first judge in it: those of
+        "text", and precision, recall, density and coverage by the last judge.
 full    The same values, then the diversity terms of CLIP distance, kernel distance, precision,
         recall, density and coverage, intra-LPIPS, and HyperDomainNet's Quality and Diversity.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -40,7 +43,8 @@ FULL = {
     "text alignment": measures.text_alignment,
 }
 TEXT = {**QUICK, "text alignment": measures.text_alignment}
-PROTOCOLS = {"quick": QUICK, "text": TEXT, "full": FULL}
+SHOWN = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
+PROTOCOLS = {"quick": QUICK, "text": TEXT, "shown": SHOWN, "full": FULL}
 WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
 

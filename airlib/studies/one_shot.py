@@ -1,0 +1,241 @@
+"""One picture shows the target: MindTheGap and what it is compared with, from the same reference.
+
+    world = open_world("tiny", "human")
+    example = example_of(world, "photo-sketch")              # the picture, and its inversion
+    adapted = adapt_to(world, example, "mtg_d").apply(world.generator)
+    images = images_of(world, example, adapted, 8, style_mixing=True)[0]
+
+    runs = one_shot("tiny", ["mtg", "mtg_d"], ["photo-sketch"], [0, 1, 2], "runs/one_shot")
+    runs[0].value("paired_l1")
+
+Arms are tables of [one_shot.arms] in a profile: a loss, and what it moves. MindTheGap's images are
+drawn with the fine styles of the reference; they are scored without them too, under the name of the
+arm and PLAIN. A sweep is restartable and leaves what that of `airlib.sweep` does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor
+
+from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
+from airlib.editing.inversion import Inversion, InversionConfig, PNorm, invert
+from airlib.editing.style_mixing import mix_styles
+from airlib.errors import AirlibError
+from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.files import write_json
+from airlib.generators.stylegan2 import StyleGAN2
+from airlib.methods.image_direction import ImageDirection
+from airlib.methods.mind_the_gap import MindTheGap, MindTheGapConfig
+from airlib.methods.regularizers import InDomainAngle
+from airlib.methods.target_clip import TargetCLIP, TargetCLIPConfig
+from airlib.parameterizations import PARAMETERIZATIONS
+from airlib.profiles import Profile, load_profile
+from airlib.results import Metric
+from airlib.seeding import rng
+from airlib.sweep import Run, in_processes, load_runs, read_record, run_inputs, save_runs, world_of
+from airlib.worlds import WORLDS, World
+from airlib.worlds.base import DrawnBatches
+
+SHIPPED = Path(__file__).parents[1] / "profiles" / "tiny_one_shot.json"
+MIXED = "mixed"  # the row of the untouched generator with the styles of the reference
+MIXING, PLAIN = "mind_the_gap", "_plain"  # the loss whose images have them, and those without
+PROTOCOL = "shown"  # of `evaluation.scoring`
+OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_quality",
+            "clip_diversity", "precision", "recall")  # fmt: skip
+"""What tables show: nothing by the first judge, which is part of the loss."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A picture [1, 3, H, H] of a pair's target domain, and its inversion in the source domain."""
+
+    pair: str
+    picture: Tensor
+    inversion: Inversion
+
+
+@cache
+def example_of(world: World, pair: str) -> Example:
+    """The reference of a pair: in the tiny world of a latent that is used for nothing else, else
+    the first of the pair's reference images.
+    """
+    if world.knows_truth:
+        picture = world.truth(pair, world.z(1, "one-shot reference"))
+    else:
+        picture = next(iter(world.reference_images(pair)))[:1]
+    numbers, perceptual = world.profile.one_shot.inversion, perceptual_of(world)
+    config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
+    return Example(
+        pair, picture, invert(world.generator, picture, perceptual, _prior(world), config)
+    )
+
+
+@cache
+def _prior(world: World) -> PNorm:
+    numbers = world.profile.one_shot.inversion
+    stream = rng(0, "p-norm")
+    return PNorm.of(world.generator, numbers.prior_samples, stream, numbers.prior_floor)
+
+
+def perceptual_of(world: World) -> PerceptualEmbedding:
+    """LPIPS in the paper world, the first judge's maps in the tiny one."""
+    if not world.judges:
+        raise AirlibError("a picture is compared in the maps of a judge, and this world has none")
+    return PerceptualEmbedding(world.judges[0].maps, world.judges[0].layer_weights)
+
+
+# -- one arm -----------------------------------------------------------------------------------
+def arm_numbers(profile: Profile, arm: str) -> Profile:
+    """The table of an arm; AirlibError for an unknown one."""
+    arms = profile.one_shot.arms
+    if arm not in arms:
+        raise AirlibError(f"unknown one-shot arm {arm!r}; choose from {', '.join(arms)}")
+    return arms[arm]
+
+
+def adapt_to(world: World, example: Example, arm: str, seed: int = 0) -> Adaptation:
+    """Adapt the source generator to the domain of one picture, with the profile's numbers."""
+    numbers = arm_numbers(world.profile, arm)
+    study = world.profile.one_shot
+    config = AdaptationConfig(
+        numbers.steps, numbers.batch, numbers.learning_rate, tuple(numbers.betas),
+        study.views, study.noise, seed=seed,
+    )  # fmt: skip
+    labels = {"profile": world.profile.name, "pair": example.pair, "method": arm}
+    angle = numbers.in_domain_angle
+    return adapt(
+        world.generator, world.space, LOSSES[numbers.loss](world, example, seed),
+        PARAMETERIZATIONS[numbers.parameterization](), config, labels=labels,
+        regularizers=[InDomainAngle(angle)] if angle else [],
+    )  # fmt: skip
+
+
+def _mind_the_gap(world: World, example: Example, seed: int) -> Objective:
+    config = MindTheGapConfig(**world.profile.one_shot.mind_the_gap)
+    latent, perceptual = example.inversion.latents, perceptual_of(world)
+    return MindTheGap(world.space, world.generator, example.picture, latent, perceptual, config)
+
+
+def _image_direction(world: World, example: Example, seed: int) -> Objective:
+    samples = world.profile.one_shot.image_direction.samples
+    return ImageDirection(world.space, world.generator, example.picture, samples, seed)
+
+
+def _target_clip(world: World, example: Example, seed: int) -> Objective:
+    config = TargetCLIPConfig(**world.profile.one_shot.target_clip)
+    return TargetCLIP(world.space, example.picture, config)
+
+
+LOSSES = {
+    "mind_the_gap": _mind_the_gap,
+    "image_direction": _image_direction,
+    "target_clip": _target_clip,
+}
+
+
+def images_of(
+    world: World, example: Example, generator: StyleGAN2, n: int, style_mixing: bool = False
+) -> Sequence[Tensor]:
+    """Images of the first n of the world's latents, in batches [B, 3, H, W].
+
+    style_mixing: with the fine entries of the reference's latent in place of their own.
+    """
+    w = generator.map(world.z(n), world.profile.one_shot.truncation)
+    return DrawnBatches(generator, mix_styles(w, example.inversion.latents) if style_mixing else w)
+
+
+# -- all of them -------------------------------------------------------------------------------
+def one_shot(
+    profile: str, arms: Sequence[str], pairs: Sequence[str], seeds: Sequence[int],
+    directory: str | Path, overrides: dict | None = None, workers: int = 2,
+) -> list[Run]:  # fmt: skip
+    """Run and score everything that is not on disk yet, with the reference rows of every pair.
+
+    Raises AirlibError for unknown names before anything runs, and for the first run that fails.
+    """
+    numbers, directory = load_profile(profile, overrides), Path(directory)
+    for arm in arms:
+        arm_numbers(numbers, arm)
+    for pair in pairs:
+        if pair not in numbers.pairs:
+            raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
+    todo = [Run(pair, row, 0, directory) for pair in pairs for row in _rows(profile)]
+    todo += [Run(p, arm, s, directory) for p in pairs for s in seeds for arm in arms]
+    frozen = tuple(sorted((overrides or {}).items()))
+    jobs = [(run, profile, frozen) for run in todo]
+    done = {run.stem: run for run in in_processes(_job, jobs, workers)}
+    return [done[run.stem] for run in todo]
+
+
+def sweep_one_shot(profile: str, seeds: int, directory: Path, workers: int) -> Path:
+    """All arms on the pairs of the profile's study; returns the file of `save_runs`."""
+    study = load_profile(profile).one_shot
+    runs = one_shot(profile, list(study.arms), study.pairs, range(seeds), directory, None, workers)
+    command = f"airlib sweep-one-shot --profile {profile} --seeds {seeds}"
+    return save_runs(runs, directory / "one_shot.json", command)
+
+
+def known_metrics(numbers: Profile, path: str | Path = SHIPPED) -> list[Metric]:
+    """Metrics of a file of `sweep_one_shot`, of those runs that were made with these numbers and
+    weights; none if the file does not exist.
+    """
+    if not Path(path).exists():
+        return []
+    found = []
+    for record in load_runs(path).values():
+        metrics = [Metric(**entry) for entry in record["metrics"]]
+        pair, arm = metrics[0].pair, metrics[0].method
+        if pair in numbers.pairs and record["inputs"] == inputs_of(pair, arm, numbers):
+            found += metrics
+    return found
+
+
+def inputs_of(pair: str, arm: str, numbers: Profile) -> dict:
+    """What a run depends on, as JSON values: of the study, the part that concerns the arm."""
+    study = numbers.one_shot.as_dict()
+    own = {key: study[key] for key in ("truncation", "views", "noise", "inversion")}
+    if arm in study["arms"]:
+        own["arm"] = study["arms"][arm]
+        own["loss"] = study[own["arm"]["loss"]]
+    return {**run_inputs(pair, arm, numbers, PROTOCOL), "one_shot": own}
+
+
+def _rows(profile: str) -> tuple[str, ...]:
+    return (*WORLDS[profile].reference_rows, MIXED)
+
+
+def _job(run: Run, profile: str, overrides: tuple) -> Run:
+    """Run, score and save; or read what an earlier call saved."""
+    numbers = load_profile(profile, dict(overrides))
+    record, inputs = run.stem.with_suffix(".json"), inputs_of(run.pair, run.method, numbers)
+    saved = read_record(record) if record.exists() else {}
+    if saved.get("inputs") != inputs:
+        world = world_of(profile, numbers.pairs[run.pair].source, overrides)
+        metrics = [
+            asdict(metric)
+            for name, batches in _image_sets(run, world).items()
+            for metric in world.score(batches, run.pair, name, run.seed, PROTOCOL)
+        ]
+        saved = {"inputs": inputs, "metrics": metrics}
+        write_json(record, saved)
+    return replace(run, metrics=tuple(Metric(**entry) for entry in saved["metrics"]))
+
+
+def _image_sets(run: Run, world: World) -> dict[str, Iterable[Tensor]]:
+    """What is scored: images of a reference row, or of an arm, whose adaptation is saved first."""
+    pair, name, n = run.pair, run.method, world.profile.evaluation.samples
+    if name in world.reference_rows and name != "source":
+        return {name: world.row(name, pair)}
+    example, generator, mixing = example_of(world, pair), world.generator, name == MIXED
+    if name in world.profile.one_shot.arms:
+        adaptation = adapt_to(world, example, name, run.seed)
+        adaptation.save(run.stem.with_suffix(".safetensors"))
+        generator = adaptation.apply(generator)
+        mixing = arm_numbers(world.profile, name).loss == MIXING
+    sets = {name: images_of(world, example, generator, n, mixing)}
+    if mixing and name != MIXED:
+        sets[name + PLAIN] = images_of(world, example, generator, n)
+    return sets

@@ -1,0 +1,146 @@
+"""The one-shot study: its reference, its rows and arms, and a sweep that can be killed."""
+
+import pytest
+import torch
+
+from airlib.editing.style_mixing import mix_styles
+from airlib.errors import AirlibError
+from airlib.profiles import load_profile
+from airlib.studies.one_shot import (
+    MIXED,
+    OUTCOMES,
+    PLAIN,
+    adapt_to,
+    example_of,
+    images_of,
+    inputs_of,
+    known_metrics,
+    one_shot,
+)
+from airlib.sweep import Run, save_runs
+from airlib.worlds import open_world
+from airlib.worlds.tiny import TinyWorld
+
+PAIR, ARMS = "photo-cartoon", ("mtg_d_angle", "target_clip")
+QUICK = {
+    "evaluation.samples": 20,
+    "evaluation.references": 30,
+    "one_shot.inversion.steps": 5,
+    "one_shot.inversion.prior_samples": 1000,
+    **{f"one_shot.arms.{arm}.steps": 2 for arm in ARMS},
+    **{f"one_shot.arms.{arm}.batch": 2 for arm in ARMS},
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> TinyWorld:
+    return open_world(load_profile("tiny", QUICK), "human")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> list[Run]:
+    return one_shot("tiny", ARMS, [PAIR], [0], tmp_path_factory.mktemp("runs"), QUICK, 1)
+
+
+def test_the_reference_shows_the_target_and_nobody_who_is_scored(world):
+    example = example_of(world, PAIR)
+    assert torch.equal(example.picture, world.truth(PAIR, world.z(1, "one-shot reference")))
+    others = torch.cat([world.z(300), world.z(1000, "references")])
+    assert (others - world.z(1, "one-shot reference")).norm(dim=1).min() > 5
+    assert torch.equal(example.inversion.reconstruction, world.generator(example.inversion.latents))
+
+
+def test_styles_are_mixed_where_asked(world):
+    example = example_of(world, PAIR)
+    plain = torch.cat(list(images_of(world, example, world.generator, 20)))
+    mixed = torch.cat(list(images_of(world, example, world.generator, 20, style_mixing=True)))
+    assert torch.equal(plain, world.draw(world.generator, 20))
+    latents = mix_styles(world.sample(20), example.inversion.latents)
+    assert torch.equal(mixed, world.generator(latents))
+    assert mixed.std(dim=0).mean() < plain.std(dim=0).mean()  # everybody has the same colours
+
+
+def test_a_sweep_has_every_row_and_outcome_and_mind_the_gap_twice(swept):
+    assert [run.method for run in swept] == ["source", "prior", "truth", MIXED, *ARMS]
+    named = {metric.method: {} for run in swept for metric in run.metrics}
+    for run in swept:
+        for metric in run.metrics:
+            named[metric.method][metric.name] = metric.value
+    assert named.keys() == {"source", "prior", "truth", MIXED, *ARMS, "mtg_d_angle" + PLAIN}
+    assert all(set(OUTCOMES) <= set(values) for values in named.values())
+    assert named["truth"]["paired_l1"] == 0
+    assert named["mtg_d_angle"]["paired_l1"] != named["mtg_d_angle" + PLAIN]["paired_l1"]
+    overlap = next(m for m in swept[0].metrics if m.name == "precision")
+    assert "VitJudge" in overlap.protocol  # not the judge that is part of the loss
+
+
+def test_a_sweep_keeps_adaptations_that_draw_what_was_scored(swept, world):
+    run = swept[-2]
+    again = adapt_to(world, example_of(world, PAIR), run.method, seed=0)
+    kept = run.adaptation()
+    assert kept.tensors.keys() == again.tensors.keys() and len(kept.tensors) == 9
+    assert all(torch.equal(value, kept.tensors[name]) for name, value in again.tensors.items())
+
+
+def test_a_killed_sweep_ends_with_the_same_file(swept, tmp_path):
+    """One run is there, one is half written, the rest is not; then the same call again."""
+    for run in swept[:4]:
+        kept = run.stem.with_suffix(".json")
+        (tmp_path / kept.name).write_bytes(kept.read_bytes())
+    half = swept[4].stem.with_suffix(".safetensors")
+    (tmp_path / half.name).write_bytes(b"half")
+    again = one_shot("tiny", ARMS, [PAIR], [0], tmp_path, QUICK, 1)
+    whole = save_runs(swept, tmp_path / "whole.json", "by hand")
+    resumed = save_runs(again, tmp_path / "resumed.json", "by hand")
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_known_metrics_are_those_of_the_same_numbers(swept, tmp_path):
+    path, numbers = save_runs(swept, tmp_path / "all.json", "by hand"), load_profile("tiny", QUICK)
+    assert known_metrics(numbers, path) == [m for run in swept for m in run.metrics]
+    changed = load_profile("tiny", {**QUICK, "one_shot.arms.mtg_d_angle.steps": 3})
+    left = {metric.method for metric in known_metrics(changed, path)}
+    assert left == {"source", "prior", "truth", MIXED, "target_clip"}
+    assert known_metrics(load_profile("tiny"), path) == []
+    assert known_metrics(numbers, tmp_path / "missing.json") == []
+
+
+def test_a_run_depends_on_its_own_arm_and_loss_and_on_the_inversion():
+    def differ(key: str, value: float) -> set[str]:
+        changed = load_profile("tiny", {key: value})
+        names = ("mtg", "mtg_d", "nada_image", MIXED)
+        return {n for n in names if inputs_of(PAIR, n, numbers) != inputs_of(PAIR, n, changed)}
+
+    numbers = load_profile("tiny")
+    assert differ("one_shot.arms.mtg.steps", 7) == {"mtg"}
+    assert differ("one_shot.mind_the_gap.clip_within", 0.7) == {"mtg", "mtg_d"}
+    assert differ("one_shot.image_direction.samples", 7) == {"nada_image"}
+    assert differ("one_shot.inversion.steps", 7) == {"mtg", "mtg_d", "nada_image", MIXED}
+
+
+@pytest.mark.parametrize(
+    ("arms", "pairs", "words"),
+    [
+        (["mtgg"], [PAIR], "unknown one-shot arm 'mtgg'; choose from mtg, mtg_d"),
+        (["mtg"], ["photo-cartoo"], "unknown pair 'photo-cartoo'"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_runs(arms, pairs, words, tmp_path):
+    with pytest.raises(AirlibError, match=words):
+        one_shot("tiny", arms, pairs, [0], tmp_path / "runs", QUICK, 1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_the_paper_profile_touches_every_loss_without_a_download(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
+    numbers = load_profile("paper", {"sources.ffhq.resolution": 64}, dry_run=True)
+    world = open_world(numbers, "ffhq")
+    example = example_of(world, "photo-sketch")
+    counts = {}
+    for arm in ("mtg_d_angle", "nada_image", "target_clip"):
+        tensors = adapt_to(world, example, arm).tensors
+        counts[arm] = sum(tensor.numel() for tensor in tensors.values())
+    assert counts["mtg_d_angle"] == 4608 and counts["target_clip"] == 10 * 512
+    assert not (tmp_path / "assets").exists()
