@@ -43,7 +43,7 @@ from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
 JUDGES = tuple(JUDGE_NETWORKS)
 NARROW = NarrowGeneratorTask.name
 NETWORKS = ("clip", *JUDGES, GeneratorTask.name, NARROW, hypernetwork.NAME)
-SECOND_SEEDS = ("clip", NARROW)  # trained again with seed 1 to see the spread; of that NAME-1.json is kept
+SECOND_SEEDS = ("clip", NARROW)  # trained again with seed 1, for the spread; NAME-1.json is kept
 
 TOLERANCE = 0.03
 """Largest accepted difference between a record and its check. Data and code are the same, so only
