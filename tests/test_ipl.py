@@ -1,24 +1,59 @@
-"""IPL's losses against a recording of its code (stub encoders, so that features are given)."""
+"""IPL against recordings of its code, and what its two stages promise on small networks."""
 
 import math
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import small_encoder, small_generator
 
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
+from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.clip_space.offsets import directional_loss
-from airlib.methods.ipl import contrastive_loss, domain_loss, prompt_directions, prompt_features
+from airlib.errors import AirlibError
+from airlib.methods.ipl import (
+    IPL,
+    IPLConfig,
+    contrastive_loss,
+    domain_loss,
+    prompt_directions,
+    prompt_features,
+)
+from airlib.methods.latent_mapper import LatentMapper, Sentence, codes_of
+from airlib.methods.step import Step
+from airlib.parameterizations import affine, synthesis
 from airlib.seeding import rng
 
+GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
+SOURCE, ENCODER = small_generator(), small_encoder()
+SPACE = ClipSpace([(ENCODER, 1.0)])
+NUMBERS = IPLConfig(steps=3, batch=4)
+CONFIG = AdaptationConfig(steps=4, learning_rate=0.01, checkpoint_every=1)
+
+
+def ipl(config: IPLConfig = NUMBERS, space: ClipSpace = SPACE, seed: int = 0) -> IPL:
+    return IPL(space, "human", "dog", config, seed=seed)
+
+
+def adapted_by(objective: IPL, config: AdaptationConfig = CONFIG, **options) -> Adaptation:
+    return adapt(SOURCE, objective.space, objective, synthesis(), config, **options)
+
+
+def step_of(objective: IPL, n: int = 3, views: int = 0, adapted=SOURCE) -> Step:
+    latents = SOURCE.sample_latents(n, rng(0, "step"))
+    return Step(0, 4, 0, SOURCE, adapted, objective.space, latents, views, "shared")
+
+
+# --- losses, against the recording ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, torch.Tensor]:
-    path = Path(__file__).parent / "golden" / "ipl_losses.npz"
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(GOLDEN / "ipl_losses.npz", allow_pickle=False) as file:
         return {name: torch.from_numpy(file[name]).float() for name in file.files}
 
 
@@ -69,3 +104,177 @@ def test_a_prompt_that_learnt_nothing_is_the_written_sentence():
     written = torch.randn(1, 8, generator=rng(0, "written"))
     found = prompt_features(torch.zeros(3, 8), written)
     torch.testing.assert_close(found, F.normalize(written, dim=1).repeat(3, 1))
+
+
+# --- the mapper ----------------------------------------------------------------------------------
+
+
+def test_reading_vectors_before_a_label_equals_the_recording():
+    with np.load(GOLDEN / "clip_text_prompt.npz", allow_pickle=False) as file:
+        names = ("tokens", "ipl_ctx", "ipl_features")
+        tokens, vectors, expected = (torch.from_numpy(file[name]) for name in names)
+    open_clip.add_model_config(GOLDEN / "air-tiny-quickgelu.json")
+    encoder = ClipEncoder.openai("air-tiny", GOLDEN / "clip_air_tiny.safetensors")
+    end = tokens[:1].argmax(dim=1)
+    sentence = Sentence(encoder, encoder.model.token_embedding(tokens[:1, : int(end) + 1]), end)
+    torch.testing.assert_close(sentence.read(vectors), expected[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_mapper_by_its_formula():
+    """Pixel norm, then four layers of gain 0.01 / sqrt(inputs), each with leaky ReLU * sqrt(2)."""
+    mapper, codes = LatentMapper.random(5, 7, tokens=2, seed=0), 3 * torch.randn(4, 5)
+    x = codes / (codes.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
+    for layer in mapper.layers:
+        x = x @ (0.01 * layer.weight / 5**0.5).T + 0.01 * layer.bias
+        x = math.sqrt(2) * torch.where(x > 0, x, 0.2 * x)
+    torch.testing.assert_close(mapper(codes), x.reshape(4, 2, 7))
+    assert [layer.weight.shape[0] for layer in mapper.layers] == [5, 5, 5, 14]
+    large = LatentMapper.random(64, 64, tokens=4, seed=0)
+    assert all(90 < layer.weight.std() < 110 for layer in large.layers)  # 1 / 0.01
+    assert not any(layer.bias.any() for layer in large.layers)
+
+
+def test_mappers_follow_the_seed():
+    weights = [LatentMapper.random(5, 7, 2, seed).layers[0].weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_codes_are_the_w_behind_a_latent():
+    latents = SOURCE.sample_latents(2, rng(0))
+    assert torch.equal(codes_of(latents), latents[:, 1])
+    assert codes_of(torch.zeros(2, 3, 4, 4)).shape == (2, 48)
+    assert codes_of(torch.zeros(2, 9)).shape == (2, 9)
+
+
+# --- stage 1 -------------------------------------------------------------------------------------
+
+
+def stage_1(config: IPLConfig) -> dict:
+    objective = ipl(config)
+    objective.learn_mappers(step_of(objective))
+    (event,) = objective.events()
+    return event
+
+
+def test_learning_helps_prompts_find_images_that_were_not_shown():
+    numbers = {"batch": 8, "domain_weight": 0.0, "learning_rate": 3.0}
+    before, after = (stage_1(IPLConfig(steps=n, **numbers)) for n in (0, 40))
+    assert before["contrastive_loss"][0] > math.log(8) - 0.01  # no better than chance
+    assert after["contrastive_loss"][0] < math.log(8) - 0.15
+
+
+def test_the_domain_terms_hold_the_prompts_at_their_classes():
+    alone, held, both = (
+        stage_1(IPLConfig(steps=40, batch=4, domain_weight=weight, source_weight=source))
+        for weight, source in ((0.0, 0.0), (30.0, 0.0), (30.0, 1.0))
+    )
+    assert held["target_loss"][0] < alone["target_loss"][0]
+    assert both["source_loss"][0] < alone["source_loss"][0]
+
+
+def test_stage_1_draws_nothing_from_the_generator_being_adapted():
+    objective, others = ipl(), (SOURCE, small_generator(seed=5))
+    states = []
+    for adapted in others:
+        objective.learn_mappers(step_of(objective, adapted=adapted))
+        states.append(objective.state())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+# --- stage 2 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("residual", ["bare", "label"])
+def test_directions_by_hand(residual):
+    """From whole sentences: vectors in place of words 1 to 4, then the written one added."""
+    objective = ipl(IPLConfig(steps=0, batch=2, residual=residual))
+    step = step_of(objective)
+    objective.learn_mappers(step)
+    vectors, found = objective.mappers[0](codes_of(step.latents)), []
+    for label in ("human", "dog"):
+        sentences = [f"a photo of a {label}"] * 3
+        embeddings, ends = ENCODER.token_embeddings(sentences)
+        embeddings = torch.cat([embeddings[:, :1], vectors, embeddings[:, 5:]], dim=1)
+        text = "a photo of a" if residual == "bare" else f"a photo of a {label}."
+        written = ENCODER.prompt_features(*ENCODER.token_embeddings([text]))
+        total = ENCODER.prompt_features(embeddings, ends) + written
+        found.append(total / total.norm(dim=1, keepdim=True))
+    expected = F.normalize(found[1] - found[0], dim=1)
+    directions = objective.image_directions(0, codes_of(step.latents))
+    torch.testing.assert_close(directions, expected, **TOLERANCE)
+    assert (directions[0] - directions[1]).norm() > 1e-3  # an image's own
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_every_view_of_an_image_follows_the_direction_of_that_image(views):
+    objective, adapted = ipl(), small_generator(seed=3)
+    step = step_of(objective, views=views, adapted=adapted)
+    loss = objective(step)["direction"]
+    (offsets,) = step.offsets_from(step.source_embeddings)
+    directions = objective.image_directions(0, codes_of(step.latents))
+    cosines = [
+        float(F.cosine_similarity(offset, directions[row % 3], dim=0))
+        for row, offset in enumerate(offsets)
+    ]
+    assert len(cosines) == 3 * max(views, 1)
+    assert loss.item() == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-6)
+
+
+def test_models_count_by_their_weights():
+    other, losses = small_encoder(1), []
+    adapted = small_generator(seed=3)
+    for models in ([(ENCODER, 1.0)], [(other, 1.0)], [(ENCODER, 2.0), (other, 0.5)]):
+        objective = ipl(space=ClipSpace(models))
+        losses.append(float(objective(step_of(objective, adapted=adapted))["direction"]))
+    assert losses[2] == pytest.approx(2 * losses[0] + 0.5 * losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("parameterization", [synthesis, affine])
+def test_the_first_step_moves_only_what_may_move_and_no_mapper(parameterization):
+    objective, states, mappers = ipl(), [], []
+
+    def watch(_index: int, adapted: torch.nn.Module) -> None:
+        states.append({name: value.clone() for name, value in adapted.state_dict().items()})
+        mappers.append({name: value.clone() for name, value in objective.state().items()})
+
+    config = AdaptationConfig(steps=2, learning_rate=0.01)
+    result = adapt(SOURCE, SPACE, objective, parameterization(), config, on_step=watch)
+    moved = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
+    assert moved == set(result.tensors)
+    assert not mappers[0] and len(mappers[1]) == 8  # learnt before the first step
+    assert all(torch.equal(value, mappers[2][name]) for name, value in mappers[1].items())
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("last", [0, 1, 3])
+def test_a_stopped_run_continues_bit_for_bit(tmp_path, last):
+    def stop(index: int, _adapted: torch.nn.Module) -> None:
+        if index == last:
+            raise Stopped
+
+    whole = adapted_by(ipl())
+    with pytest.raises(Stopped):
+        adapted_by(ipl(), directory=tmp_path, on_step=stop)
+    again = adapted_by(ipl(), directory=tmp_path)
+    assert again.log == whole.log and again.config == whole.config
+    assert all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items())
+
+
+def test_the_log_says_what_the_mapper_learnt_and_the_seed_decides_it():
+    event, same, other = (adapted_by(ipl(seed=seed)).log[0] for seed in (0, 0, 1))
+    assert event == same != other
+    assert (event["event"], event["step"]) == ("mappers", 0)
+    assert -1 <= event["cos_with_text_direction"][0] <= 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [({"residual": "none"}, "choose bare or label"), ({"batch": 1}, "batches of at least 2")]
+    + [({"tokens": n}, "writes 1 to 4 vectors") for n in (0, 5)],
+)
+def test_impossible_numbers_are_refused(numbers, words):
+    with pytest.raises(AirlibError, match=words):
+        IPLConfig(**numbers)

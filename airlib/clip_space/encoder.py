@@ -130,11 +130,15 @@ class ClipEncoder:
         Differentiable with respect to the embeddings. The feature is read at the given index,
         whatever the embedding there has become.
         """
+        return F.normalize(self.prompt_features(embeddings, end_of_text), dim=-1)
+
+    def prompt_features(self, embeddings: Tensor, end_of_text: Tensor) -> Tensor:
+        """As `embed_prompt`, but of the length that CLIP gives them."""
         model, length = self.model, embeddings.shape[1]
         x = embeddings + model.positional_embedding[:length]
         x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
         x = x[torch.arange(len(x), device=x.device), end_of_text]
-        return F.normalize(x @ model.text_projection, dim=-1)
+        return x @ model.text_projection
 
 
 class ClipSpace:

@@ -1,4 +1,4 @@
-r"""Losses of IPL (Guo et al. 2023): every image has a text direction of its own.
+r"""IPL, image-specific prompt learning (Guo et al. 2023): every image has its own text direction.
 
 A mapper turns each latent w into prompt vectors; E_T reads them before the source and before the
 target label. The feature is a residual on that of a written sentence ("a photo of a ..."):
@@ -9,12 +9,30 @@ target label. The feature is a residual on that of a written sentence ("a photo 
               L_domain,X      mean_b 1 - cos(t_X,b, mean over templates of E_T(template(X)))
     stage 2   mean_b 1 - cos(dI_b, u(t_T,b - t_S,b))                            adapts the generator
 
-Source: the official code, held to its recordings. The residual is not in the paper's equations.
+    adapt(source, space, IPL(space, "human", "baby"), synthesis(), AdaptationConfig())
+
+Source: the official code, held to its recordings. The residual is not in the paper's equations, and
+its sentence differs between the stages of the code: "a photo of a human." in stage 1, "a photo of
+a", the same for both classes, in stage 2 (`residual="bare"`; "label" keeps stage 1's).
 """
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from airlib.clip_space.encoder import ClipEncoder, ClipSpace
+from airlib.clip_space.offsets import class_features, directional_loss, text_direction
+from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.errors import AirlibError
+from airlib.methods.latent_mapper import LatentMapper, Sentence, codes_of
+from airlib.methods.prompt_learning import CONTEXT, PromptConfig
+from airlib.methods.samples import embed_samples
+from airlib.methods.step import Step
+from airlib.seeding import rng
 
 LOGIT_SCALE = 100.0  # of OpenAI's CLIP, exp(logit_scale)
 
@@ -42,3 +60,195 @@ def domain_loss(prompts: Tensor, class_features: Tensor) -> Tensor:
 def prompt_directions(source: Tensor, target: Tensor) -> Tensor:
     """Unit text directions [B, D], one per image, for `offsets.directional_loss` (stage 2)."""
     return F.normalize(target - source, dim=-1)
+
+
+# --- the method ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IPLConfig:
+    """Numbers of stage 1 and of both stages' prompts; defaults of the official code."""
+
+    steps: int = 300  # of stage 1
+    batch: int = 32
+    learning_rate: float = 0.05
+    tokens: int = 4  # vectors per prompt, the words of "a photo of a"
+    domain_weight: float = 1.0  # lambda_l
+    source_weight: float = 0.0  # lambda_src
+    residual: Literal["bare", "label"] = "bare"  # sentence of stage 2
+
+    def __post_init__(self) -> None:
+        if self.residual not in ("bare", "label"):
+            raise AirlibError(f"residual {self.residual!r} is unknown; choose bare or label")
+        if self.batch < 2 or not 1 <= self.tokens <= len(CONTEXT.split()):
+            raise AirlibError(
+                f"a mapper needs batches of at least 2, not {self.batch}, and writes 1 to "
+                f"{len(CONTEXT.split())} vectors, not {self.tokens}"
+            )
+
+
+class Texts:
+    """Both labels behind prompts of a mapper, for one CLIP model."""
+
+    def __init__(self, encoder: ClipEncoder, labels: tuple[str, str], templates: Sequence[str]):
+        self.encoder = encoder
+        self.logit_scale = float(encoder.model.logit_scale.exp())
+        self.width = encoder.model.token_embedding.weight.shape[1]
+        self.sentences = [Sentence.labelled(encoder, label) for label in labels]
+        self.classes = [class_features(encoder, label, templates) for label in labels]
+        written = [f"{CONTEXT} {label}." for label in labels]
+        self.written = {"label": self._raw(written), "bare": self._raw([CONTEXT, CONTEXT])}
+
+    def prompts(self, vectors: Tensor, residual: str) -> tuple[Tensor, Tensor]:
+        """t_S and t_T [B, D] of the vectors [B, tokens, W]."""
+        pairs = zip(self.sentences, self.written[residual], strict=True)
+        source, target = (prompt_features(s.read(vectors), written) for s, written in pairs)
+        return source, target
+
+    @torch.no_grad()
+    def _raw(self, texts: list[str]) -> Tensor:
+        return self.encoder.prompt_features(*self.encoder.token_embeddings(texts))
+
+
+class IPL:
+    """Stage 2 as a loss; the mappers, one per CLIP model, are learnt before its first step."""
+
+    def __init__(
+        self, space: ClipSpace, source_class: str, target_class: str,
+        config: IPLConfig | None = None, templates: Sequence[str] = NADA_TEMPLATES, seed: int = 0,
+    ):  # fmt: skip
+        self.space, self.config, self.seed = space, config or IPLConfig(), seed
+        self.settings = {
+            "method": "ipl", "source": source_class, "target": target_class,
+            "templates": len(templates), "seed": seed, "mapper": asdict(self.config),
+            "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
+        }  # fmt: skip
+        labels = source_class, target_class
+        self.texts = [Texts(encoder, labels, templates) for encoder in space.encoders]
+        self.directions = [text_direction(e, *labels, templates) for e in space.encoders]
+        self.mappers: list[LatentMapper] = []
+        self._events: list[dict] = []
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """{"direction": scalar}."""
+        if not self.mappers:
+            self.learn_mappers(step)
+        offsets, codes = step.offsets_from(step.source_embeddings), codes_of(step.latents)
+        return {
+            "direction": self.space.weighted_sum(
+                lambda m: directional_loss(
+                    offsets[m], self.image_directions(m, codes).repeat(max(step.views, 1), 1)
+                )
+            )
+        }
+
+    @torch.no_grad()
+    def image_directions(self, m: int, codes: Tensor) -> Tensor:
+        """Unit text direction [B, D] of each code [B, C] in CLIP model m."""
+        vectors = self.mappers[m](codes)
+        return prompt_directions(*self.texts[m].prompts(vectors, self.config.residual))
+
+    # -- stage 1 -------------------------------------------------------------------------------
+    def learn_mappers(self, step: Step) -> None:
+        """Teach new mappers the images of the source generator, and log what came out."""
+        config, channels = self.config, codes_of(step.latents).shape[1]
+        self.mappers = [
+            LatentMapper.random(channels, texts.width, config.tokens, self.seed).to(e.device)
+            for texts, e in zip(self.texts, self.space.encoders, strict=True)
+        ]
+        numbers = [parameter for mapper in self.mappers for parameter in mapper.parameters()]
+        optimizer = torch.optim.Adam(numbers, lr=config.learning_rate)
+        for index in range(config.steps):
+            latents, embeddings = self._images(step.source, index)
+            terms = [self._stage_1(m, codes_of(latents), e) for m, e in enumerate(embeddings)]
+            optimizer.zero_grad()
+            torch.stack([self._weighted(term) for term in terms]).sum().backward()
+            optimizer.step()
+        for mapper in self.mappers:
+            mapper.requires_grad_(False)
+        self._log_mappers(step)
+
+    def _images(self, source: nn.Module, index: int) -> tuple[Tensor, list[Tensor]]:
+        return embed_samples(self.space, source, self.config.batch, self.seed, "stage 1", index)
+
+    def _stage_1(self, m: int, codes: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """The terms of stage 1 for codes [B, C] and their unit image embeddings [B, D]."""
+        texts = self.texts[m]
+        source, target = texts.prompts(self.mappers[m](codes), "label")
+        return {
+            "contrastive": contrastive_loss(images, source, texts.logit_scale),
+            "source": domain_loss(source, texts.classes[0]),
+            "target": domain_loss(target, texts.classes[1]),
+        }
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        domain = terms["target"] + self.config.source_weight * terms["source"]
+        return terms["contrastive"] + self.config.domain_weight * domain
+
+    @torch.no_grad()
+    def _log_mappers(self, step: Step) -> None:
+        """Losses and directions on images that the mappers were not taught."""
+        latents, embeddings = self._images(step.source, self.config.steps)
+        event = {"event": "mappers", "step": step.index, "cos_with_text_direction": []}
+        for m, images in enumerate(embeddings):
+            for name, loss in self._stage_1(m, codes_of(latents), images).items():
+                event.setdefault(f"{name}_loss", []).append(round(loss.item(), 6))
+            cosines = self.image_directions(m, codes_of(latents)) @ self.directions[m]
+            event["cos_with_text_direction"].append(round(cosines.mean().item(), 6))
+        self._events.append(event)
+
+    def events(self) -> list[dict]:
+        """What stage 1 reached, once."""
+        events, self._events = self._events, []
+        return events
+
+    # -- checkpoints ---------------------------------------------------------------------------
+    def state(self) -> dict[str, Tensor]:
+        """The mappers; empty before the first step."""
+        return {
+            f"mapper.{m}.{key}": value
+            for m, mapper in enumerate(self.mappers)
+            for key, value in mapper.state_dict().items()
+        }
+
+    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
+        """Restore what `state` returned."""
+        if not state:
+            return
+        self.mappers = []
+        for m in range(len(self.space.encoders)):
+            prefix = f"mapper.{m}."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            self.mappers.append(LatentMapper.of_state(own, self.config.tokens))
+
+
+def learn_image_prompt(
+    encoder: ClipEncoder, prompt: tuple[Tensor, Tensor], codes: Tensor, images: Tensor,
+    config: PromptConfig, seed: int,
+) -> tuple[Tensor, float]:  # fmt: skip
+    """Feature [D] of a set of images, the mean of the prompts that a mapper learns for each, and
+    the contrastive loss it reached.
+
+    prompt: token embeddings [1, L, W] and end-of-text index [1] of the words behind the vectors.
+    codes [N, C], images [N, D]: latent codes and unit embeddings. This is how AIR could have learnt
+    the prompts of its anchors (table 4, "I to T"); there is no code of it. Batch and learning rate
+    are those of IPL, the number of steps is AIR's.
+    """
+    sentence, numbers = Sentence(encoder, *prompt), IPLConfig()
+    mapper = LatentMapper.random(codes.shape[1], prompt[0].shape[2], config.tokens, seed)
+    optimizer = torch.optim.Adam(mapper.to(codes.device).parameters(), lr=numbers.learning_rate)
+    scale = float(encoder.model.logit_scale.exp())
+
+    def features(rows: Tensor) -> Tensor:
+        return F.normalize(sentence.read(mapper(codes[rows])), dim=1)
+
+    for index in range(config.steps):
+        rows = torch.randperm(len(codes), generator=rng(seed, "image prompt", index))
+        rows = rows[: numbers.batch]
+        optimizer.zero_grad()
+        contrastive_loss(images[rows], features(rows), scale).backward()
+        optimizer.step()
+    with torch.no_grad():
+        parts = [features(rows) for rows in torch.arange(len(codes)).split(numbers.batch)]
+        loss = contrastive_loss(images[: numbers.batch], parts[0], scale)
+    return F.normalize(torch.cat(parts).mean(dim=0), dim=0), loss.item()
