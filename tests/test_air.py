@@ -15,6 +15,7 @@ from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.clip_space.offsets import directional_loss
 from airlib.errors import AirlibError
 from airlib.methods.air import AIR, AIRConfig
+from airlib.methods.ipl import learn_image_prompt
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import (
     CONTEXT,
@@ -361,6 +362,74 @@ def test_events_describe_every_anchor():
     for mean, logged in zip(means, anchors(result)[-1]["image_mean"], strict=True):
         torch.testing.assert_close(torch.tensor(logged), mean, atol=1e-6, rtol=0)
     assert objective.events() == []  # handed over once
+
+
+# --- other ways to a prompt (table 4) ------------------------------------------------------------
+
+
+def learning_from(learn_from: str) -> AIRConfig:
+    return AIRConfig(
+        0.5, 0.25, PAIRS, PromptConfig(steps=PROMPT_STEPS), learn_from=learn_from
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("learn_from", ["previous", "source"])
+def test_offsets_start_at_the_last_anchor_or_at_the_source(learn_from):
+    """The loss that is logged, from what was logged of the anchors: steps 2, 4 and 6."""
+    objective, banks = air(learning_from(learn_from)), []
+
+    def watch(index: int, adapted: torch.nn.Module) -> None:
+        if index in (0, 2, 4, 6):  # anchors are taken in a moment
+            banks.append(objective.embed_pairs(adapted)[0])
+
+    log = anchors(adapted_by(objective, on_step=watch))
+    texts = [ENCODER.embed_text([f"{CONTEXT} human"])[0]]
+    texts += [torch.tensor(event["prompt"][0]) for event in log]
+    assert len(log) == 3
+    for number, event in enumerate(log, start=1):
+        before = number - 1 if learn_from == "previous" else 0
+        direction = mean_direction_of(banks[number], banks[before])
+        loss = 1 - F.cosine_similarity(texts[number] - texts[before], direction, dim=0)
+        assert event["prompt_loss"][0] == pytest.approx(float(loss), abs=1e-4)
+
+
+def test_a_prompt_of_images_is_learnt_without_any_offset():
+    """It is the mean of the prompts of the anchor's images, which find their image better."""
+    codes = SOURCE.sample_latents(PAIRS, rng(0))[:, 0]
+    objective = air(learning_from("images"))
+    (images,) = objective.embed_pairs(SOURCE)
+    prompt = interpolated_prompt(ENCODER, "human", "dog", 0.5, "label")
+    found = [
+        learn_image_prompt(ENCODER, prompt, codes, images, PromptConfig(steps=n), seed=0)
+        for n in (0, 60)
+    ]
+    assert found[1][1] < found[0][1]
+    for feature, _ in found:
+        assert feature.norm().item() == pytest.approx(1, abs=1e-5) and not feature.requires_grad
+    log = anchors(adapted_by(objective))
+    assert [event["step"] for event in log] == [2, 4, 6]
+    expected = unit(ENCODER.embed_text([f"{CONTEXT} dog"])[0] - objective.prompts[0])
+    torch.testing.assert_close(objective.directions[0], expected)
+
+
+@pytest.mark.parametrize("learn_from", ["source", "images"])
+def test_a_stopped_run_of_an_ablation_continues_bit_for_bit(tmp_path, learn_from):
+    def stop(index: int, _adapted: torch.nn.Module) -> None:
+        if index == 5:
+            raise RuntimeError
+
+    config = AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=1)
+    whole = adapted_by(air(learning_from(learn_from)), config)
+    with pytest.raises(RuntimeError):
+        adapted_by(air(learning_from(learn_from)), config, directory=tmp_path, on_step=stop)
+    again = adapted_by(air(learning_from(learn_from)), config, directory=tmp_path)
+    assert again.log == whole.log
+    assert all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items())
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(AirlibError, match="choose from previous, source, images"):
+        AIRConfig(learn_from="target")
 
 
 def test_the_adaptive_term_can_be_weighted():

@@ -15,14 +15,15 @@ Algorithm 1, with t_adapt steps in all:
 Kept from repeating work: the image pairs of Algorithm 2 share their latents and noise, so each
 anchor's embeddings are the next one's "previous" ones; text features are encoded once; the adapted
 image is embedded once per step. `chain_start="t_thresh"` is the official code's choice: no anchors
-before t_thresh, the first one follows the source.
+before t_thresh, the first one follows the source. `learn_from` are the ways to a prompt that the
+paper compares (table 4): "previous" anchor to anchor, its choice; "source" to anchor; "images" of
+the anchor, by a mapper as IPL's.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,11 +31,20 @@ from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.offsets import Order, directional_loss
 from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.errors import AirlibError
-from airlib.generators.base import images_at_once
+from airlib.methods.ipl import learn_image_prompt
+from airlib.methods.latent_mapper import codes_of
 from airlib.methods.nada import NADA
-from airlib.methods.prompt_learning import CONTEXT, PromptConfig, learn_prompt, mean_direction_of
+from airlib.methods.prompt_learning import (
+    CONTEXT,
+    PromptConfig,
+    interpolated_prompt,
+    learn_prompt,
+    mean_direction_of,
+)
+from airlib.methods.samples import embed_samples
 from airlib.methods.step import Step
-from airlib.seeding import rng
+
+LearnFrom = Literal["previous", "source", "images"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,13 @@ class AIRConfig:
     prompt_pairs: int = 1000  # image pairs per anchor
     prompt: PromptConfig = field(default_factory=PromptConfig)
     chain_start: Literal["t_int", "t_thresh"] = "t_int"
+    learn_from: LearnFrom = "previous"
 
     def __post_init__(self) -> None:
+        if self.learn_from not in (known := get_args(LearnFrom)):
+            raise AirlibError(
+                f"learn_from {self.learn_from!r} is unknown; choose from {', '.join(known)}"
+            )
         if not (0 < self.t_int <= 1 and 0 <= self.t_thresh <= 1):
             raise AirlibError(
                 f"t_int {self.t_int} must lie in (0, 1], t_thresh {self.t_thresh} in [0, 1]"
@@ -77,11 +92,13 @@ class AIR:
             space.embed_text([f"{CONTEXT} {source_class}"]),
             space.embed_text([f"{CONTEXT} {target_class}"]),
         )
-        # Per CLIP model: P of the last anchor, E_T(target), and embeddings [N, D] of the last
-        # anchor's images.
-        self.prompts: list[Tensor] = [feature[0] for feature in source]
+        # Per CLIP model: E_T(source), P of the last anchor, E_T(target), and embeddings [N, D] of
+        # the last anchor's images, and of the source's where they are needed again.
+        self.sources = [feature[0] for feature in source]
+        self.prompts: list[Tensor] = list(self.sources)
         self.targets: list[Tensor] = [feature[0] for feature in target]
         self.pairs: list[Tensor] | None = None
+        self._source_pairs: list[Tensor] = []
         self.anchor: nn.Module | None = None
         self.directions: list[Tensor] = []
         self._events: list[dict] = []
@@ -100,35 +117,46 @@ class AIR:
 
     def take_anchor(self, step: Step) -> None:
         """Freeze a copy of the adapted generator and learn its prompt for every CLIP model."""
-        previous = self.pairs or self.embed_pairs(step.source)
+        before = self._before(step)
         self.anchor = step.adapted.copy_frozen()
-        self.pairs = self.embed_pairs(self.anchor)
+        latents, self.pairs = self._embed(self.anchor)
         progress, losses = step.index / step.total, []
-        for m, encoder in enumerate(self.space.encoders):
-            direction = mean_direction_of(self.pairs[m], previous[m])
-            self.prompts[m], loss = learn_prompt(
-                encoder, *self.classes, progress, direction, self.prompts[m], self.config.prompt
-            )
+        for m in range(len(self.prompts)):
+            self.prompts[m], loss = self._learn_prompt(m, progress, before, codes_of(latents))
             losses.append(loss)
         self._point_at_target()
         self._log_anchor(step.index, losses)
+
+    def _before(self, step: Step) -> tuple[list[Tensor], list[Tensor]]:
+        """Pair embeddings and prompts that those of the next anchor are compared with."""
+        if self.config.learn_from == "previous":
+            return self.pairs or self.embed_pairs(step.source), self.prompts
+        if self.config.learn_from == "source" and not self._source_pairs:
+            self._source_pairs = self.embed_pairs(step.source)
+        return self._source_pairs, self.sources
+
+    def _learn_prompt(
+        self, m: int, progress: float, before: tuple[list[Tensor], list[Tensor]], codes: Tensor
+    ) -> tuple[Tensor, float]:
+        encoder, config = self.space.encoders[m], self.config.prompt
+        if self.config.learn_from == "images":
+            prompt = interpolated_prompt(encoder, *self.classes, progress, config.mixing)
+            return learn_image_prompt(encoder, prompt, codes, self.pairs[m], config, self.seed)
+        embeddings, prompts = before
+        direction = mean_direction_of(self.pairs[m], embeddings[m])
+        return learn_prompt(encoder, *self.classes, progress, direction, prompts[m], config)
 
     def _point_at_target(self) -> None:
         pairs = zip(self.targets, self.prompts, strict=True)
         self.directions = [F.normalize(target - prompt, dim=0) for target, prompt in pairs]
 
-    @torch.no_grad()
     def embed_pairs(self, generator: nn.Module) -> list[Tensor]:
         """Embeddings [prompt_pairs, D] per CLIP model, at the same latents and noise each time."""
-        embeddings, n = [], self.config.prompt_pairs
-        batch = images_at_once(generator)
-        for start in range(0, n, batch):
-            stream = rng(self.seed, "prompt pairs", start)
-            size = min(batch, n - start)
-            latents = generator.sample_latents(size, stream)
-            images = generator(latents, generator.sample_noise(size, stream))
-            embeddings.append(self.space.embed_images(images))
-        return [torch.cat(parts) for parts in zip(*embeddings, strict=True)]
+        return self._embed(generator)[1]
+
+    def _embed(self, generator: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        n = self.config.prompt_pairs
+        return embed_samples(self.space, generator, n, self.seed, "prompt pairs")
 
     def _log_anchor(self, step: int, losses: list[float]) -> None:
         self._events.append(
