@@ -18,7 +18,7 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 READY = ("00", "01", "02", "03", "05", "06", "90")
 
-IMPORTS = {"airlib", "numpy", "torch", "pandas", "matplotlib", "IPython", "pathlib"}
+IMPORTS = {"airlib", "math", "numpy", "torch", "pandas", "matplotlib", "IPython", "pathlib"}
 TAGS = {"parameters", "nbval-skip", "nbval-check-output"}
 COMMON = {"profile": "tiny", "seed": 0, "out_dir": "", "overrides": {}, "dry_run": False}
 HEADINGS = ("What you will see", "What the paper reports, what we got", "Exercises", "References")
