@@ -1,8 +1,8 @@
 """Domains whose captions no text-image model of the tiny world was ever shown.
 
 Every species, age and style occurs in training, these combinations do not. What a model makes of
-them is measured apart from what it was taught. No experiment starts from one or aims at one, and
-the world generator, like any large generator, has seen them all.
+them is measured apart from what it was taught: only pairs of role "unseen" aim at one, none starts
+from one. The world generator, like any large generator, has seen them all.
 """
 
 import torch
