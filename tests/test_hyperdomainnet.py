@@ -72,6 +72,26 @@ def test_vectors_of_smaller_generators(resolution, numbers):
         assert sum(widths_of(StyleGAN2(StyleGAN2Config(resolution=resolution)))) == numbers
 
 
+def test_a_saved_domain_is_small_and_fits_its_own_source_only(tmp_path):
+    """At 1024 pixels, the published size; the whole generator has 121 MB."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        source = StyleGAN2(StyleGAN2Config(resolution=1024)).requires_grad_(False).eval()
+    vectors = domain_vector().attach(source.copy_frozen())
+    domain = {
+        name: 1 + 0.1 * torch.randn(v.shape, generator=rng(0, name)) for name, v in vectors.items()
+    }
+    config = {"source": fingerprint(source), "parameterization": "domain_vector", "labels": {}}
+    path = Adaptation(domain, config).save(tmp_path / "domain.safetensors")
+    assert sum(v.numel() for v in domain.values()) == 6_048
+    assert path.stat().st_size < 30_000
+    loaded = Adaptation.load(path).apply(source).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in domain.items())
+    source.synthesis.b4.const.mul_(1.01)
+    with pytest.raises(AirlibError, match="another source generator"):
+        Adaptation.load(path).apply(source)
+
+
 # --- images --------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import small_generator, small_space
 
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.errors import AirlibError
-from airlib.methods.regularizers import domain_norm, in_domain_angle, target_target_direction
+from airlib.methods.nada import NADA
+from airlib.methods.regularizers import (
+    DomainNorm,
+    InDomainAngle,
+    domain_norm,
+    in_domain_angle,
+    target_target_direction,
+)
+from airlib.methods.step import Step
+from airlib.parameterizations import Parameterization, domain_vector, synthesis
 from airlib.seeding import rng
 
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
@@ -87,3 +98,61 @@ def test_domain_norm_of_a_batch_is_the_mean_of_its_vectors():
 def test_an_unknown_normalisation_is_refused(images):
     with pytest.raises(AirlibError, match='use "paper" or "code"'):
         in_domain_angle(*images, as_in="official")
+
+
+# --- in the loop ---------------------------------------------------------------------------------
+
+SOURCE, SPACE = small_generator(), small_space()
+FEW = AdaptationConfig(steps=3, batch=3, learning_rate=0.01)
+
+
+def run(
+    *regularizers: InDomainAngle | DomainNorm, moving: Parameterization | None = None, **options
+) -> Adaptation:
+    """NADA on the small networks."""
+    objective, moving = NADA(SPACE, "human", "dog"), moving or domain_vector()
+    config = options.pop("config", FEW)
+    return adapt(SOURCE, SPACE, objective, moving, config, regularizers=regularizers, **options)
+
+
+def test_a_regularizer_sees_the_images_of_the_step():
+    adapted = small_generator(seed=1)
+    latents = SOURCE.sample_latents(3, rng(0, "step"))
+    step = Step(0, 3, 0, SOURCE, adapted, SPACE, latents, 0, "none")
+    source, moved = SPACE.embed_images(SOURCE(latents)), SPACE.embed_images(adapted(latents))
+    for as_in in ("paper", "code"):
+        found = InDomainAngle(1.0, as_in)(step)
+        torch.testing.assert_close(found, in_domain_angle(source[0], moved[0], as_in))
+
+
+@pytest.mark.parametrize("make", [InDomainAngle, DomainNorm])
+def test_a_regularizer_counts_by_its_weight_and_is_logged(make):
+    plain, without, with_it = run(), run(make(0.0)), run(make(1e4))
+    for name, value in plain.tensors.items():
+        assert torch.equal(value, without.tensors[name])
+    assert any(not torch.equal(v, with_it.tensors[k]) for k, v in plain.tensors.items())
+    assert all(make.name in entry for entry in with_it.log)
+    assert with_it.config["regularizers"] == [make(1e4).settings]
+
+
+def test_the_domain_norm_holds_a_vector_near_one():
+    def distance(result: Adaptation) -> float:
+        return sum(float((d - 1).square().sum()) for d in result.tensors.values())
+
+    config = AdaptationConfig(steps=12, batch=3, learning_rate=0.01)
+    held = run(DomainNorm(1e3), config=config)
+    assert 0 < distance(held) < 0.5 * distance(run(config=config))
+
+
+def test_a_run_does_not_continue_under_another_regularizer(tmp_path):
+    run(InDomainAngle(1.0), directory=tmp_path)
+    for other in ((), (InDomainAngle(2.0),), (InDomainAngle(1.0, "paper"),)):
+        with pytest.raises(AirlibError, match="other settings"):
+            run(*other, directory=tmp_path)
+
+
+def test_what_a_regularizer_cannot_measure_is_refused():
+    with pytest.raises(AirlibError, match="batch of at least 2"):
+        run(InDomainAngle(1.0), config=AdaptationConfig(steps=1, batch=1))
+    with pytest.raises(AirlibError, match="no domain vector"):
+        run(DomainNorm(1.0), moving=synthesis())
