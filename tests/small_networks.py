@@ -1,9 +1,14 @@
 """Random networks so small that a test can train them in a second, without any shipped weights."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 from diffusers import UNet2DModel
 from open_clip.model import CLIP
 
+from airlib.adaptation import Adaptation
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.tinyworld import tiny_clip
@@ -50,3 +55,24 @@ def small_unet(seed: int = 0, size: int = 16, outputs: int = 3) -> UNet2DModel:
             resnet_time_scale_shift="scale_shift",
         )  # fmt: skip
     return unet.requires_grad_(False).eval()
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run."""
+
+
+def assert_continues(run: Callable[..., Adaptation], directory: Path, last: int) -> None:
+    """run(**options of `adapt`), stopped before step `last` and called again, ends with the bits of
+    a run that was not stopped.
+    """
+
+    def stop(index: int, _adapted: torch.nn.Module) -> None:
+        if index == last:
+            raise Stopped
+
+    whole = run()
+    with pytest.raises(Stopped):
+        run(directory=directory, on_step=stop)
+    again = run(directory=directory)
+    assert again.log == whole.log and again.config == whole.config
+    assert all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items())

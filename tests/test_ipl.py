@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import small_encoder, small_generator
+from small_networks import assert_continues, small_encoder, small_generator
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
@@ -245,22 +245,9 @@ def test_the_first_step_moves_only_what_may_move_and_no_mapper(parameterization)
     assert all(torch.equal(value, mappers[2][name]) for name, value in mappers[1].items())
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("last", [0, 1, 3])
 def test_a_stopped_run_continues_bit_for_bit(tmp_path, last):
-    def stop(index: int, _adapted: torch.nn.Module) -> None:
-        if index == last:
-            raise Stopped
-
-    whole = adapted_by(ipl())
-    with pytest.raises(Stopped):
-        adapted_by(ipl(), directory=tmp_path, on_step=stop)
-    again = adapted_by(ipl(), directory=tmp_path)
-    assert again.log == whole.log and again.config == whole.config
-    assert all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items())
+    assert_continues(lambda **options: adapted_by(ipl(), **options), tmp_path, last)
 
 
 def test_the_log_says_what_the_mapper_learnt_and_the_seed_decides_it():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import small_encoder, small_generator
+from small_networks import assert_continues, small_encoder, small_generator
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipSpace
@@ -218,22 +218,9 @@ def test_elastic_weights_hold_what_matters_in_the_source():
     assert cost(held) < 0.5 * cost(free)
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("last", [0, 1, 3])
 def test_a_stopped_run_continues_bit_for_bit(tmp_path, last):
-    def stop(index: int, _adapted: torch.nn.Module) -> None:
-        if index == last:
-            raise Stopped
-
-    whole = adapted_by(svl())
-    with pytest.raises(Stopped):
-        adapted_by(svl(), directory=tmp_path, on_step=stop)
-    again = adapted_by(svl(), directory=tmp_path)
-    assert again.log == whole.log and again.config == whole.config
-    assert all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items())
+    assert_continues(lambda **options: adapted_by(svl(), **options), tmp_path, last)
 
 
 def test_the_log_says_how_far_the_variations_are():
