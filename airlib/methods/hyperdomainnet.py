@@ -88,10 +88,9 @@ def with_domains(generator: StyleGAN2) -> StyleGAN2:
 
 
 def domain_names(generator: StyleGAN2) -> list[str]:
-    """Names of the domain vectors of a generator `with_domains`, coarse to fine."""
-    wanted = {id(layer.domain): i for i, layer in enumerate(generator.synthesis.layers)}
-    named = [(wanted[id(p)], n) for n, p in generator.named_parameters() if id(p) in wanted]
-    return [name for _, name in sorted(named)]
+    """What the domain vectors of a generator are called, coarse to fine, if it has them or not."""
+    names = {id(module): name for name, module in generator.named_modules()}
+    return [f"{names[id(layer)]}.domain" for layer in generator.synthesis.layers]
 
 
 def draw(

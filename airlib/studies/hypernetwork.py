@@ -75,9 +75,7 @@ def load_hypernetwork(path: str | Path = WEIGHTS / f"{NAME}.safetensors") -> Hyp
     tensors, config = load_tensors(path)
     try:
         network = HyperDomainNet(**config)
-        network.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-        )
+        network.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (TypeError, RuntimeError) as error:
         raise AirlibError(
             f"{path} does not hold a hypernetwork; run `airlib train-tiny {NAME}`"
@@ -90,7 +88,7 @@ def predicted(world: World, network: HyperDomainNet, text: str | Tensor) -> Adap
     """The domain of any text, or of a unit vector [D] of CLIP space, as an adaptation of the
     world's generator, at once.
     """
-    names = domain_names(with_domains(world.generator))
+    names = domain_names(world.generator)
     words, training = isinstance(text, str), network.training
     network.eval()  # batch normalisation by its running averages
     vectors = network(world.space.encoders[0].embed_text([text]) if words else text[None])
