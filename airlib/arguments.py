@@ -55,7 +55,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_sweep(swept, Path("runs/sweep"), seeds=5)
     swept.add_argument("--methods", nargs="+", default=["nada", "air"], help="default: nada air")
     swept.add_argument("--role", default="table", help="of the pairs (default: table)")
-    swept.add_argument("--protocol", default="quick", help="quick (default), text or full")
+    swept.add_argument("--protocol", default="quick", help="quick (default), text, shown or full")
     once = add("sweep-one-shot", "adapt to single pictures with every arm and seed")
     _add_sweep(once, Path("runs/one_shot"), seeds=3)
     ablated = add("ablate-hypernetwork", "train it with parts of its loss left out")

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -85,9 +86,7 @@ def sweep(
     numbers = load_profile(profile, overrides)
     for method in methods:
         method_numbers(numbers, method)
-    for pair in pairs:
-        if pair not in numbers.pairs:
-            raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
+    check_pairs(numbers, pairs)
     directory, known = Path(directory), known or {}
     rows = WORLDS[profile].reference_rows if rows is None else rows
     todo = [Run(pair, row, 0, directory) for pair in pairs for row in rows]
@@ -145,6 +144,24 @@ def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
     return max(shares) if shares else None
 
 
+def check_pairs(numbers: Profile, pairs: Iterable[str]) -> None:
+    """Raise AirlibError for a pair that the profile does not have."""
+    for pair in pairs:
+        if pair not in numbers.pairs:
+            raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
+
+
+def recorded(path: Path, inputs: dict, key: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns (JSON values); read from `path` if it was made from the same inputs
+    before, else made and written there beside them, as `key`.
+    """
+    saved = read_record(path) if path.exists() else {}
+    if saved.get("inputs") != inputs:
+        saved = {"inputs": inputs, key: make()}
+        write_json(path, saved)
+    return saved[key]
+
+
 def read_record(path: Path) -> dict:
     """The JSON that a sweep wrote; AirlibError if it is missing or damaged."""
     try:
@@ -189,16 +206,13 @@ def world_of(profile: str, source: str, overrides: tuple) -> World:
 def _job(run: Run, profile: str, overrides: tuple, protocol: str) -> Run:
     """Run, score and save; or read what an earlier call saved."""
     numbers = load_profile(profile, dict(overrides))
-    record = run.stem.with_suffix(".json")
+
+    def make() -> list[dict]:
+        world = world_of(profile, numbers.pairs[run.pair].source, overrides)
+        return [asdict(metric) for metric in _score(run, world, protocol)]
+
     inputs = run_inputs(run.pair, run.method, numbers, protocol)
-    if record.exists():
-        saved = read_record(record)
-        if saved["inputs"] == inputs:
-            return _with_metrics(run, saved["metrics"])
-    metrics = _score(run, world_of(profile, numbers.pairs[run.pair].source, overrides), protocol)
-    entries = [asdict(metric) for metric in metrics]
-    write_json(record, {"inputs": inputs, "metrics": entries})
-    return _with_metrics(run, entries)
+    return _with_metrics(run, recorded(run.stem.with_suffix(".json"), inputs, "metrics", make))
 
 
 def run_inputs(pair: str, method: str, numbers: Profile, protocol: str = "quick") -> dict:

@@ -19,9 +19,7 @@ Network = TypeVar("Network", bound=nn.Module)
 COUNTER = "num_batches_tracked"  # of a batch norm in training: of no use here, and often not stored
 
 
-def filled(
-    network: Network, state: Mapping[str, Tensor], name: str, prefix: str = ""
-) -> Network:  # fmt: skip
+def filled(network: Network, state: Mapping[str, Tensor], name: str, prefix: str = "") -> Network:
     """`network` with those tensors of `state` that it has, in float32.
 
     prefix: before the names in `state`. Raises AirlibError, which calls the network `name`, for

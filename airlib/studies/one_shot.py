@@ -25,7 +25,6 @@ from airlib.editing.inversion import Inversion, InversionConfig, PNorm, invert
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.files import write_json
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.image_direction import ImageDirection
 from airlib.methods.mind_the_gap import MindTheGap, MindTheGapConfig
@@ -35,11 +34,21 @@ from airlib.parameterizations import PARAMETERIZATIONS
 from airlib.profiles import Profile, load_profile
 from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.sweep import Run, in_processes, load_runs, read_record, run_inputs, save_runs, world_of
+from airlib.sweep import (
+    PROFILES,
+    Run,
+    check_pairs,
+    in_processes,
+    load_runs,
+    recorded,
+    run_inputs,
+    save_runs,
+    world_of,
+)
 from airlib.worlds import WORLDS, World
 from airlib.worlds.base import DrawnBatches
 
-SHIPPED = Path(__file__).parents[1] / "profiles" / "tiny_one_shot.json"
+SHIPPED = PROFILES / "tiny_one_shot.json"
 MIXED = "mixed"  # the row of the untouched generator with the styles of the reference
 MIXING, PLAIN = "mind_the_gap", "_plain"  # the loss whose images have them, and those without
 PROTOCOL = "shown"  # of `evaluation.scoring`
@@ -159,9 +168,7 @@ def one_shot(
     numbers, directory = load_profile(profile, overrides), Path(directory)
     for arm in arms:
         arm_numbers(numbers, arm)
-    for pair in pairs:
-        if pair not in numbers.pairs:
-            raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
+    check_pairs(numbers, pairs)
     todo = [Run(pair, row, 0, directory) for pair in pairs for row in _rows(profile)]
     todo += [Run(p, arm, s, directory) for p in pairs for s in seeds for arm in arms]
     frozen = tuple(sorted((overrides or {}).items()))
@@ -210,18 +217,18 @@ def _rows(profile: str) -> tuple[str, ...]:
 def _job(run: Run, profile: str, overrides: tuple) -> Run:
     """Run, score and save; or read what an earlier call saved."""
     numbers = load_profile(profile, dict(overrides))
-    record, inputs = run.stem.with_suffix(".json"), inputs_of(run.pair, run.method, numbers)
-    saved = read_record(record) if record.exists() else {}
-    if saved.get("inputs") != inputs:
+
+    def make() -> list[dict]:
         world = world_of(profile, numbers.pairs[run.pair].source, overrides)
-        metrics = [
+        return [
             asdict(metric)
             for name, batches in _image_sets(run, world).items()
             for metric in world.score(batches, run.pair, name, run.seed, PROTOCOL)
         ]
-        saved = {"inputs": inputs, "metrics": metrics}
-        write_json(record, saved)
-    return replace(run, metrics=tuple(Metric(**entry) for entry in saved["metrics"]))
+
+    inputs = inputs_of(run.pair, run.method, numbers)
+    entries = recorded(run.stem.with_suffix(".json"), inputs, "metrics", make)
+    return replace(run, metrics=tuple(Metric(**entry) for entry in entries))
 
 
 def _image_sets(run: Run, world: World) -> dict[str, Iterable[Tensor]]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from airlib.errors import AirlibError
 from airlib.files import write_json
 from airlib.profiles import load_profile, pairs_of_role
-from airlib.sweep import Run, sweep
+from airlib.sweep import PROFILES, Run, sweep
 
-SHIPPED = Path(__file__).parent.parent / "profiles" / "tiny_settings.json"
+SHIPPED = PROFILES / "tiny_settings.json"
 SEEDS = (100,)  # the tables use 0, 1, 2, ...
 MEASURED = (
     "paired_feature",

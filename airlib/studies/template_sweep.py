@@ -21,17 +21,24 @@ from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.clip_space.offsets import text_direction
-from airlib.errors import AirlibError
 from airlib.files import write_json
 from airlib.methods.nada import NADA
 from airlib.methods.step import Step
 from airlib.profiles import Profile, load_profile
 from airlib.studies.prompt_templates import ENSEMBLE, KINDS, PAPER, offset_misalignment
-from airlib.sweep import in_processes, read_record, run_inputs, world_of
+from airlib.sweep import (
+    PROFILES,
+    check_pairs,
+    in_processes,
+    read_record,
+    recorded,
+    run_inputs,
+    world_of,
+)
 from airlib.worlds import World
 from airlib.worlds.base import templates_of
 
-SHIPPED = Path(__file__).parents[1] / "profiles" / "tiny_templates.json"
+SHIPPED = PROFILES / "tiny_templates.json"
 OUTCOMES = ("frechet", "frechet_vit", "paired_feature", "clip_distance")
 REMEMBERED = 2**26  # bytes of source images that are kept per seed
 
@@ -71,9 +78,8 @@ def sweep_templates(
     Raises AirlibError for an unknown pair or template before anything runs.
     """
     numbers = load_profile(profile, overrides)
+    check_pairs(numbers, templates)
     for pair in templates:
-        if pair not in numbers.pairs:
-            raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(numbers.pairs)}")
         for template in templates[pair]:
             templates_of(template)
     runs = [TemplateRun(t, p, s) for p in templates for s in seeds for t in templates[p]]
@@ -201,11 +207,18 @@ def _memory(profile: str, source: str, seed: int, overrides: tuple) -> dict:
 def _job(run: TemplateRun, directory: Path, profile: str, overrides: tuple) -> TemplateRun:
     """Run, score and save; or read what an earlier call saved."""
     numbers = load_profile(profile, dict(overrides))
-    record, inputs = run.file(directory, ".json"), run_inputs(run.pair, "nada", numbers)
-    if record.exists():
-        saved = read_record(record)
-        if saved["inputs"] == inputs:
-            return TemplateRun(*run.key, saved["values"])
+    inputs = run_inputs(run.pair, "nada", numbers)
+    values = recorded(
+        run.file(directory, ".json"), inputs, "values",
+        lambda: _adapted(run, directory, profile, numbers, overrides),
+    )  # fmt: skip
+    return TemplateRun(*run.key, values)
+
+
+def _adapted(
+    run: TemplateRun, directory: Path, profile: str, numbers: Profile, overrides: tuple
+) -> dict[str, float]:
+    """Adapts, saves the adaptation, and returns its values."""
     source = numbers.pairs[run.pair].source
     world = world_of(profile, source, overrides)
     values = {"misalignment": misalignments(world, run.pair, [run.template]).item()}
@@ -216,6 +229,4 @@ def _job(run: TemplateRun, directory: Path, profile: str, overrides: tuple) -> T
     adaptation.save(run.file(directory, ".safetensors"))
     images = world.batches(adaptation.apply(world.generator), numbers.evaluation.samples)
     metrics = world.score(images, run.pair, run.template, run.seed)  # no method: no truth gap
-    values |= {metric.name: metric.value for metric in metrics if metric.name in OUTCOMES}
-    write_json(record, {"inputs": inputs, "values": values})
-    return TemplateRun(*run.key, values)
+    return values | {metric.name: metric.value for metric in metrics if metric.name in OUTCOMES}
