@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Self
@@ -19,9 +19,11 @@ from airlib.evaluation.scoring import Scores, evaluate
 from airlib.generators.base import images_at_once
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.air import AIR, AIRConfig
+from airlib.methods.ipl import IPL, IPLConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.regularizers import InDomainAngle
+from airlib.methods.svl import SVL, SVLConfig
 from airlib.parameterizations import (
     PARAMETERIZATIONS,
     WITH_MAPPING,
@@ -234,9 +236,29 @@ def _air(
         numbers["prompt_steps"], numbers["prompt_learning_rate"], numbers["prompt_tokens"]
     )
     keys = ("t_thresh", "t_int", "prompt_pairs", "chain_start")
-    config = AIRConfig(prompt=prompt, **{key: numbers[key] for key in keys})
+    config = AIRConfig(
+        prompt=prompt,
+        learn_from=numbers.get("learn_from", "previous"),
+        **{key: numbers[key] for key in keys},
+    )
     return AIR(space, source, target, config, templates, seed=seed)
 
 
-OBJECTIVES = {"nada": _nada, "air": _air}
+def _ipl(
+    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
+) -> IPL:
+    keys = ("mapper_steps", "mapper_batch", "mapper_learning_rate", "prompt_tokens")
+    keys += ("domain_weight", "source_weight", "residual")
+    config = IPLConfig(*(numbers[key] for key in keys))
+    return IPL(space, source, target, config, templates, seed)
+
+
+def _svl(
+    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
+) -> SVL:
+    config = SVLConfig(**{field.name: numbers[field.name] for field in fields(SVLConfig)})
+    return SVL(space, source, target, config, templates, seed)
+
+
+OBJECTIVES = {"nada": _nada, "ipl": _ipl, "svl": _svl, "air": _air}
 """Method of a profile -> its loss for two classes, from the numbers of its table."""
