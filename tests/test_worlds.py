@@ -126,6 +126,32 @@ def test_the_shipped_runs_are_of_these_weights_and_numbers(tmp_path):
     assert len(runs) == len(pairs) * (3 + 2 * 5) and not any(run.is_here for run in runs)
 
 
+TERMS = {  # of the last step, with anchors from the first quarter on
+    "nada": {"direction"},
+    "ipl": {"direction"},
+    "svl": {"moments", "ewc", "relation"},
+    "air": {"direction", "adaptive"},
+    "air_source": {"direction", "adaptive"},
+    "air_images": {"direction", "adaptive"},
+}
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_every_method_adapts_by_the_numbers_of_the_profile(world, method):
+    """And what a user changes reaches the loss."""
+    options = {"steps": 4, "batch": 2}
+    small = {"t_thresh": 0.25, "t_int": 0.5, "prompt_steps": 2, "prompt_pairs": 4}
+    small |= {"mapper_steps": 2, "mapper_batch": 2, "variation_steps": 2, "fisher_samples": 1}
+    numbers = world.numbers(method, "human-cat", {})
+    options |= {key: value for key, value in small.items() if key in numbers}
+    result = world.adapt(method, "human-cat", **options)
+    assert set(result.log[-1]) - {"step"} == TERMS[method]
+    assert result.config["labels"]["numbers"] == {**numbers, **options}
+    settings = json.dumps(result.config["objective"])
+    for key in ("residual", "covariance", "learn_from"):
+        assert key not in numbers or json.dumps(numbers[key]) in settings
+
+
 def test_an_adaptation_of_the_mapping_is_drawn_through_it(world):
     adaptation = world.adapt(
         "nada", "human-baby", parameterization="domain_embedding", learning_rate=1.0
