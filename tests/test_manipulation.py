@@ -35,7 +35,7 @@ def adapted() -> DiffusionGenerator:
 def test_more_steps_bring_the_picture_back_more_exactly():
     errors = [
         invert(SOURCE, pictures(), DdimSchedule(400, steps, steps)).errors["mse"].mean().item()
-        for steps in (3, 10, 50)
+        for steps in (3, 10, 30)
     ]
     assert errors == sorted(errors, reverse=True) and errors[2] < 0.2 * errors[0]
 

@@ -44,7 +44,7 @@ def invert(
     """
     ddim = DdimGenerator(generator.unet, schedule or DdimSchedule())
     images = checked_pictures(images, generator.resolution).to(generator.unet.device)
-    latents = torch.cat([ddim.invert(part) for part in images.split(images_at_once(ddim))])
+    latents = ddim.invert(images)
     drawn = _drawn(ddim, latents)
     errors = {
         "mse": (drawn - images).square().mean(dim=(1, 2, 3)),

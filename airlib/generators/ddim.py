@@ -27,7 +27,7 @@ from torch import Generator as Rng
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.generators.base import Noise
+from airlib.generators.base import Noise, images_at_once
 from airlib.generators.diffusion import DiffusionGenerator
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class DdimGenerator(DiffusionGenerator):
 
     @torch.no_grad()
     def invert(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] -> their x at t0."""
+        """Pictures [n, 3, H, W] in [-1, 1] -> their x at t0, a batch at a time."""
         times = ddim_times(self.schedule.t0, self.schedule.inversion_steps)
-        return ddim(self._predict, images.to(self.unet.device), times)
+        parts = images.to(self.unet.device).split(images_at_once(self))
+        return torch.cat([ddim(self._predict, part, times) for part in parts])
