@@ -11,7 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from airlib.checkpoints.guided_diffusion import from_guided_diffusion, read_guided_diffusion
+from airlib.checkpoints.guided_diffusion import (
+    P2_CONFIG,
+    from_guided_diffusion,
+    read_guided_diffusion,
+)
 from airlib.errors import AirlibError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -153,7 +157,7 @@ def test_published_p2_models_are_recognised():
     assert sum(tensor.numel() for tensor in state.values()) == 93_563_910
     imported = from_guided_diffusion(state, "ffhq_p2.pt")
     path = GOLDEN / "adm_p2_ffhq256_diffusers_config.json"
-    assert imported.config == json.loads(path.read_text(encoding="utf-8"))
+    assert imported.config == json.loads(path.read_text(encoding="utf-8")) == P2_CONFIG
     assert len(imported.tensors) == 362 + 2 * 2 * 4  # one qkv becomes three, in four attentions
 
 

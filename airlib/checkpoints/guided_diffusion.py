@@ -80,7 +80,9 @@ def from_guided_diffusion(
     """
     try:
         levels, blocks = _levels(state)
-        config = _config(state, levels, blocks, head_channels)
+        _check_kind(state, levels, head_channels)
+        channels = state["input_blocks.0.0.weight"].shape[1], state["out.2.weight"].shape[0]
+        config = _config(levels, blocks, head_channels, *channels)
     except (KeyError, IndexError, AttributeError, ValueError) as error:
         raise AirlibError(
             f"{path} is not a UNet of P2-weighting or guided-diffusion that we can express "
@@ -125,18 +127,17 @@ def _check_kind(state: Mapping[str, Tensor], levels: list[Level], head_channels:
 
 
 def _config(
-    state: Mapping[str, Tensor], levels: list[Level], blocks: int, head_channels: int
+    levels: list[Level], blocks: int, head_channels: int, inputs: int, outputs: int
 ) -> dict:
     """Arguments of `UNet2DModel`."""
-    _check_kind(state, levels, head_channels)
 
     def kinds(way: str) -> list[str]:
         return [f"{'Attn' if x.attention else 'Resnet'}{way}Block2D" for x in levels]
 
     return {
         "sample_size": 8 * 2 ** (len(levels) - 1),
-        "in_channels": state["input_blocks.0.0.weight"].shape[1],
-        "out_channels": state["out.2.weight"].shape[0],
+        "in_channels": inputs,
+        "out_channels": outputs,
         "center_input_sample": False,
         "time_embedding_type": "positional",
         "freq_shift": 0,
@@ -157,6 +158,11 @@ def _config(
         "add_attention": True,
         "num_class_embeds": None,
     }
+
+
+_P2_LEVELS = [Level(c, i == 4) for i, c in enumerate((128, 128, 256, 256, 512, 512))]
+P2_CONFIG = _config(_P2_LEVELS, 1, HEAD_CHANNELS, 3, 6)
+"""Of the networks that P2-weighting publishes: 256 pixels, attention at 16."""
 
 
 def _blocks(levels: list[Level], blocks: int) -> Iterator[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ Methods see a generator only through this protocol, so they never ask which kind
     images = generator(latents, noise)              # [4, 3, H, W] in [-1, 1]
 
 The mapping network is frozen in every method of both papers, so a latent is what enters the part
-that moves.
+that moves: w of a StyleGAN2, x_T of a diffusion model, which has no mapping network.
 """
 
 from typing import Protocol, Self
@@ -29,6 +29,12 @@ class Generator(Protocol):
     resolution: int
     num_layers: int
 
+    def sample_z(self, n: int, rng: Rng) -> Tensor:
+        """Standard normal [n, ...]: what latents are mapped from."""
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """z -> latents; z itself where there is no mapping network."""
+
     def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
         """Latents [n, ...], without gradient."""
 
@@ -40,6 +46,9 @@ class Generator(Protocol):
 
     def layer(self, index: int) -> nn.Module:
         """The index-th layer that NADA's adaptive selection may choose, 0 <= index < num_layers."""
+
+    def with_mapping(self) -> Self:
+        """The same with everything inside that can be trained, and z for latents."""
 
     def copy_frozen(self) -> Self:
         """An independent copy without gradients."""

@@ -69,13 +69,20 @@ class DiffusionGenerator(nn.Module):
         self.resolution: int = unet.config.sample_size
 
     # -- latents and noise ---------------------------------------------------------------------
-    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+    def sample_z(self, n: int, rng: Rng) -> Tensor:
         """x_T, standard normal [n, 3, H, W] on the generator's device."""
+        shape = n, IMAGE_CHANNELS, self.resolution, self.resolution
+        return torch.randn(shape, generator=rng).to(self.unet.device)
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """z as it is: there is no mapping network."""
         if truncation != 1.0:
             # Noise of a smaller scale is no sample at time T: the model was never shown any.
             raise AirlibError("a diffusion model has no truncation; sample it with truncation 1")
-        shape = n, IMAGE_CHANNELS, self.resolution, self.resolution
-        return torch.randn(shape, generator=rng).to(self.unet.device)
+        return z
+
+    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+        return self.map(self.sample_z(n, rng), truncation)
 
     def sample_noise(self, n: int, rng: Rng) -> list[Tensor]:
         """No noise maps: x_T is all the noise there is."""
@@ -116,6 +123,10 @@ class DiffusionGenerator(nn.Module):
         parts = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
         kinds = ResnetBlock2D, Attention
         return [module for part in parts for module in part.modules() if isinstance(module, kinds)]
+
+    def with_mapping(self) -> Self:
+        """Itself: nothing is outside."""
+        return self
 
     def copy_frozen(self) -> Self:
         return copy.deepcopy(self).requires_grad_(False).eval()

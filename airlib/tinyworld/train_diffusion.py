@@ -162,17 +162,13 @@ def inner_matrices(network: ConditionalUNet) -> list[torch.nn.Parameter]:
 
 def shrink(pool: Pool) -> Tensor:
     """The pool's images at 32 pixels, as bytes [n, 3, 32, 32]."""
-    parts = [_area(part.float()).round().byte() for part in pool.images.split(4096)]
+    parts = [reduce(part.float()).round().byte() for part in pool.images.split(4096)]
     return torch.cat(parts)
 
 
 def to_floats(images: Tensor) -> Tensor:
     """Bytes -> [-1, 1]."""
     return images.float() / 127.5 - 1
-
-
-def _area(images: Tensor) -> Tensor:
-    return F.avg_pool2d(images, images.shape[-1] // RESOLUTION)
 
 
 def noise_error(
@@ -221,7 +217,12 @@ def frechet_ratios(
 
 def _renders(domain: Domain, n: int) -> Tensor:
     z = torch.randn(n, LATENT_DIM, generator=rng(0, "diffusion-test", "renders", str(domain)))
-    return _area(render(z, domain))
+    return reduce(render(z, domain))
+
+
+def reduce(images: Tensor) -> Tensor:
+    """Area average of the renderer's [B, 3, 64, 64] -> [B, 3, 32, 32]."""
+    return F.avg_pool2d(images, images.shape[-1] // RESOLUTION)
 
 
 def enlarge(images: Tensor) -> Tensor:

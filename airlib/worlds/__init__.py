@@ -10,12 +10,14 @@ made; elsewhere with reference images of the target.
 """
 
 from airlib.clip_space.encoder import ClipSpace
+from airlib.errors import AirlibError
 from airlib.profiles import Profile, load_profile
 from airlib.worlds.base import World
 from airlib.worlds.paper import PaperWorld
 from airlib.worlds.tiny import TinyWorld
+from airlib.worlds.tiny_diffusion import TinyDiffusionWorld
 
-__all__ = ["PaperWorld", "TinyWorld", "World", "open_space", "open_world"]
+__all__ = ["PaperWorld", "TinyDiffusionWorld", "TinyWorld", "World", "open_space", "open_world"]
 
 WORLDS = {"tiny": TinyWorld, "paper": PaperWorld}
 
@@ -26,7 +28,11 @@ def open_world(profile: str | Profile = "tiny", source: str | None = None) -> Wo
     Raises AirlibError for unknown names, and for missing or damaged weights.
     """
     numbers = load_profile(profile) if isinstance(profile, str) else profile
-    return WORLDS[numbers.name].open(numbers, source)
+    source = source or next(iter(numbers.sources))
+    if source not in numbers.sources:
+        raise AirlibError(f"unknown source {source!r}; choose from {', '.join(numbers.sources)}")
+    by_diffusion = numbers.name == "tiny" and numbers.sources[source].generator == "diffusion"
+    return (TinyDiffusionWorld if by_diffusion else WORLDS[numbers.name]).open(numbers, source)
 
 
 def open_space(profile: str | Profile = "tiny") -> ClipSpace:

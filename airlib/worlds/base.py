@@ -1,7 +1,7 @@
 """What every world offers: latents, adaptation by any method, and references to score against."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,8 @@ from airlib.clip_space.templates import IMAGENET_TEMPLATES, NADA_TEMPLATES, SING
 from airlib.errors import AirlibError
 from airlib.evaluation.protocol import NO_JUDGES, Judge, Reference
 from airlib.evaluation.scoring import Scores, evaluate
-from airlib.generators.base import images_at_once
-from airlib.generators.stylegan2 import StyleGAN2
+from airlib.generators.base import Generator, images_at_once
+from airlib.lora import diffusion_parameterization
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.ipl import IPL, IPLConfig
 from airlib.methods.nada import NADA
@@ -50,17 +50,17 @@ def templates_of(name: str) -> Sequence[str]:
 
 
 class DrawnBatches(Sequence[Tensor]):
-    """Images [B, 3, H, W] of latents, drawn whenever a batch is asked for."""
+    """Images [B, 3, H, W] of latents, drawn whenever a batch of `size` is asked for."""
 
-    def __init__(self, generator: StyleGAN2, w: Tensor):
-        self.generator, self.parts = generator, w.split(images_at_once(generator))
+    def __init__(self, draw: Callable[[Tensor], Tensor], latents: Tensor, size: int):
+        self.draw, self.parts = draw, latents.split(size)
 
     def __len__(self) -> int:
         return len(self.parts)
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> Tensor:
-        return self.generator(self.parts[index])
+        return self.draw(self.parts[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class World(ABC):
 
     profile: Profile
     source: str
-    generator: StyleGAN2
+    generator: Generator
     space: ClipSpace
     judges: tuple[Judge, ...]
     without_judges: str = NO_JUDGES  # why there are none, where there are none
@@ -105,23 +105,33 @@ class World(ABC):
 
     # -- images --------------------------------------------------------------------------------
     def z(self, n: int, purpose: str = "evaluation") -> Tensor:
-        """The first n latents [n, z_dim] of a fixed stream, the same for every method and seed."""
+        """The first n latents [n, ...] of a fixed stream, the same for every method and seed."""
         return self.generator.sample_z(n, rng(0, "latents", purpose))
 
+    @property
+    def draws_by_diffusion(self) -> bool:
+        """Whether the source is a diffusion model."""
+        return self.profile.sources[self.source].generator == "diffusion"
+
+    @property
+    def truncation(self) -> float:
+        """psi of the images that are scored."""
+        return 1.0 if self.draws_by_diffusion else self.profile.evaluation.truncation
+
     def sample(self, n: int, purpose: str = "evaluation") -> Tensor:
-        """`z` mapped to w, with the profile's evaluation truncation."""
-        return self.generator.map(self.z(n, purpose), self.profile.evaluation.truncation)
+        """`z` mapped to what enters the generator."""
+        return self.generator.map(self.z(n, purpose), self.truncation)
 
     @torch.no_grad()
-    def batches(self, generator: StyleGAN2, n: int) -> Sequence[Tensor]:
+    def batches(self, generator: Generator, n: int) -> Sequence[Tensor]:
         """Images [B, 3, H, W] of the first n of `z`, by this world's generator or an adapted copy.
 
         Unlike `generator(world.sample(n))`, right also where the mapping network was adapted.
         """
-        w = generator.map(self.z(n), self.profile.evaluation.truncation)
-        return DrawnBatches(generator, w)
+        latents = generator.map(self.z(n), self.truncation)
+        return DrawnBatches(generator, latents, images_at_once(generator))
 
-    def draw(self, generator: StyleGAN2, n: int) -> Tensor:
+    def draw(self, generator: Generator, n: int) -> Tensor:
         """`batches` as one tensor [n, 3, H, W]."""
         return torch.cat(list(self.batches(generator, n)))
 
@@ -203,7 +213,11 @@ class World(ABC):
         return OBJECTIVES[loss](self.space, *classes, templates, numbers, seed)
 
     def parameterization(self, name: str, pair: str) -> Parameterization:
-        """One of `PARAMETERIZATIONS`, or layersK (adaptive selection of K layers)."""
+        """One of `PARAMETERIZATIONS`, or layersK (adaptive selection of K layers); for a diffusion
+        model see `diffusion_parameterization`.
+        """
+        if self.draws_by_diffusion:
+            return diffusion_parameterization(name)
         if name in PARAMETERIZATIONS:
             return PARAMETERIZATIONS[name]()
         if name.startswith("layers") and name[6:].isdigit():

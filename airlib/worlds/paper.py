@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from airlib.assets import asset_directory, asset_file
+from airlib.checkpoints.guided_diffusion import P2_CONFIG, read_guided_diffusion
 from airlib.checkpoints.nvlabs import read_nvlabs
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.errors import AirlibError
@@ -26,10 +27,15 @@ from airlib.evaluation import published_judge
 from airlib.evaluation.image_sets import open_image_set
 from airlib.evaluation.protocol import Reference
 from airlib.evaluation.published_judge import PublishedJudge
+from airlib.generators.base import Generator
+from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.profiles import Profile
 from airlib.seeding import rng
 from airlib.worlds.base import World
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 FEWEST_REFERENCES = 10
 CLIP_ASSETS = {"ViT-B-32": "clip-vit-b32", "ViT-B-16": "clip-vit-b16"}
@@ -37,18 +43,14 @@ CLIP_ASSETS = {"ViT-B-32": "clip-vit-b32", "ViT-B-16": "clip-vit-b16"}
 
 @dataclass(frozen=True, eq=False)
 class PaperWorld(World):
-    """StyleGAN2-ADA and OpenAI's CLIP, on the GPU where there is one."""
+    """StyleGAN2-ADA or an ADM UNet, and OpenAI's CLIP, on the GPU where there is one."""
 
     knows_truth: ClassVar[bool] = False
     reference_rows: ClassVar[tuple[str, ...]] = ("source",)
 
     @classmethod
-    def open(cls, profile: Profile, source: str | None) -> Self:
+    def open(cls, profile: Profile, source: str) -> Self:
         """The generator called `source` in the profile, and its CLIP models."""
-        source = source or next(iter(profile.sources))
-        if source not in profile.sources:
-            known = ", ".join(profile.sources)
-            raise AirlibError(f"unknown source {source!r}; choose from {known}")
         space, generator = cls.clip(profile), _generator(source, profile).to(_device())
         return cls(profile, source, generator, space, *cls.load_judges(profile))
 
@@ -95,22 +97,44 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _generator(source: str, profile: Profile) -> StyleGAN2:
+def _generator(source: str, profile: Profile) -> Generator:
     numbers = profile.sources[source]
-    if profile.networks.weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            generator = StyleGAN2(StyleGAN2Config(resolution=numbers.resolution))
-    else:
-        imported = read_nvlabs(asset_file(numbers.asset))
-        generator = StyleGAN2(StyleGAN2Config(**imported.config))
-        generator.load_state_dict(imported.tensors)
+    random = profile.networks.weights == "random"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if numbers.generator == "diffusion":
+            unet = _unet(None if random else numbers.asset)
+            generator = DiffusionGenerator(unet, **profile.diffusion.as_dict())
+        else:
+            generator = _stylegan2(None if random else numbers.asset, numbers.resolution)
     if generator.resolution != numbers.resolution:
         raise AirlibError(
             f"{numbers.asset} draws {generator.resolution} pixels where the profile says "
             f"{numbers.resolution}; fetch it again, or correct sources.{source}.resolution"
         )
     return generator.requires_grad_(False).eval()
+
+
+def _stylegan2(asset: str | None, resolution: int) -> StyleGAN2:
+    """That of `asset`, or a random one."""
+    if asset is None:
+        return StyleGAN2(StyleGAN2Config(resolution=resolution))
+    imported = read_nvlabs(asset_file(asset))
+    generator = StyleGAN2(StyleGAN2Config(**imported.config))
+    generator.load_state_dict(imported.tensors)
+    return generator
+
+
+def _unet(asset: str | None) -> "UNet2DModel":
+    """That of `asset`, or a random one of the size of P2's."""
+    from diffusers import UNet2DModel
+
+    if asset is None:
+        return UNet2DModel(**P2_CONFIG)
+    imported = read_guided_diffusion(asset_file(asset))
+    unet = UNet2DModel(**imported.config)
+    unet.load_state_dict(imported.tensors)
+    return unet
 
 
 def _encoder(name: str, profile: Profile) -> ClipEncoder:

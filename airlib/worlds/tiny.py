@@ -38,11 +38,8 @@ class TinyWorld(World):
     reference_rows: ClassVar[tuple[str, ...]] = ("source", "prior", "truth")
 
     @classmethod
-    def open(cls, profile: Profile, source: str | None) -> Self:
+    def open(cls, profile: Profile, source: str) -> Self:
         """The world generator restricted to `source` (human or dog), and the networks around it."""
-        source = source or next(iter(SOURCES))
-        if source not in SOURCES:
-            raise AirlibError(f"unknown source {source!r}; choose from {', '.join(SOURCES)}")
         generator, judges = _restricted(SOURCES[source]), cls.load_judges(profile)
         return cls(profile, source, generator, cls.clip(profile), *judges)
 

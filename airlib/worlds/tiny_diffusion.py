@@ -1,0 +1,82 @@
+"""The tiny world with a diffusion model for its generator.
+
+    world = open_world("tiny", "diffusion-human")
+    baby = world.adapt("air_lora", "diffusion-human-baby")
+    images = world.draw(baby.apply(world.generator), 8)      # [8, 3, 64, 64]
+
+x_T says nothing about a sitter, so no true target is known and nothing is paired; Frechet distances
+are to fresh renders of the target domain. The model draws 32 pixels. The judges see 64, so whatever
+is scored or shown is enlarged, references as well: they have lost the same detail before.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from airlib.clip_space.encoder import ClipSpace
+from airlib.generators.base import Generator, images_at_once
+from airlib.profiles import Profile
+from airlib.seeding import rng
+from airlib.tinyworld.attributes import LATENT_DIM
+from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.judge import Judge, VitJudge
+from airlib.tinyworld.renderer import render
+from airlib.tinyworld.train_diffusion import enlarge, generator_of, reduce, world_diffusion
+from airlib.worlds.base import DrawnBatches, World
+from airlib.worlds.tiny import SOURCES, TinyWorld
+
+PREFIX = "diffusion-"
+
+
+@dataclass(frozen=True, eq=False)
+class TinyDiffusionWorld(World):
+    """The networks of `TinyWorld` around the world diffusion model, restricted to one domain."""
+
+    knows_truth: ClassVar[bool] = False
+    reference_rows: ClassVar[tuple[str, ...]] = TinyWorld.reference_rows
+
+    @classmethod
+    def open(cls, profile: Profile, source: str) -> Self:
+        """See `open_world`."""
+        generator = _restricted(SOURCES[source.removeprefix(PREFIX)], profile)
+        return cls(profile, source, generator, cls.clip(profile), *cls.load_judges(profile))
+
+    @classmethod
+    def clip(cls, profile: Profile) -> ClipSpace:
+        return TinyWorld.clip(profile)
+
+    @classmethod
+    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
+        return TinyWorld.load_judges(profile)
+
+    def batches(self, generator: Generator, n: int) -> Sequence[Tensor]:
+        """Enlarged images [B, 3, 64, 64] of the first n of `z`."""
+        latents = generator.map(self.z(n))
+        return DrawnBatches(lambda x: enlarge(generator(x)), latents, images_at_once(generator))
+
+    def reference_images(self, pair: str) -> Iterable[Tensor]:
+        return self._renders(pair, self.profile.evaluation.references, "references")
+
+    def row(self, name: str, pair: str) -> Iterable[Tensor]:
+        """Beside the source: "prior", the world diffusion model told to draw the target domain, and
+        "truth", other renders of the target domain than the references: the floor of a distance.
+        """
+        n = self.profile.evaluation.samples
+        if name == "prior":
+            target = Domain.parse(self.pair(pair).target)
+            return self.batches(_restricted(target, self.profile), n)
+        if name == "truth":
+            return self._renders(pair, n, "evaluation")
+        return super().row(name, pair)
+
+    def _renders(self, pair: str, n: int, purpose: str) -> Iterable[Tensor]:
+        z = torch.randn(n, LATENT_DIM, generator=rng(0, "latents", purpose))
+        domain = Domain.parse(self.pair(pair).target)
+        return (enlarge(reduce(render(part, domain))) for part in z.split(50))
+
+
+def _restricted(domain: Domain, profile: Profile) -> nn.Module:
+    return generator_of(world_diffusion(), domain, **profile.diffusion.as_dict())
