@@ -57,6 +57,7 @@ class AIRConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     chain_start: Literal["t_int", "t_thresh"] = "t_int"
     learn_from: LearnFrom = "previous"
+    keep_direction: bool = True  # False: from t_thresh on L_adaptive alone
 
     def __post_init__(self) -> None:
         if self.learn_from not in (known := get_args(LearnFrom)):
@@ -104,7 +105,7 @@ class AIR:
         self._events: list[dict] = []
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
-        """{"direction": ...} and, from t_thresh on, {"adaptive": ...}."""
+        """{"direction": ...} and, from t_thresh on, {"adaptive": ...}, or that alone."""
         if step.index in self.config.anchor_steps(step.total):
             self.take_anchor(step)
         losses = self.nada(step)
@@ -113,6 +114,8 @@ class AIR:
             losses["adaptive"] = self.space.weighted_sum(
                 lambda m: directional_loss(offsets[m], self.directions[m])
             )
+            if not self.config.keep_direction:
+                del losses["direction"]
         return losses
 
     def take_anchor(self, step: Step) -> None:

@@ -249,10 +249,10 @@ def _air(
     prompt = PromptConfig(
         numbers["prompt_steps"], numbers["prompt_learning_rate"], numbers["prompt_tokens"]
     )
-    keys = ("t_thresh", "t_int", "prompt_pairs", "chain_start")
+    keys = ["t_thresh", "t_int", "prompt_pairs", "chain_start"]
+    keys += [key for key in ("learn_from", "keep_direction") if key in numbers]  # of an arm
     config = AIRConfig(
         prompt=prompt,
-        learn_from=numbers.get("learn_from", "previous"),
         **{key: numbers[key] for key in keys},
     )
     return AIR(space, source, target, config, templates, seed=seed)
