@@ -9,7 +9,7 @@ is the same as a matrix of that rank. The scale is 1 (alpha = rank), so shapes s
 `restore_lora` can rebuild the wrapping from the tensors of an adapter alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 TARGETS = ("convolutions", "attention")
-_FIRST = ".lora_A.default.weight"  # what peft calls A
+_FIRST, _SECOND = ".lora_A.default.weight", ".lora_B.default.weight"  # what peft calls A and B
 
 
 def layers_of(unet: "UNet2DModel", targets: Iterable[str]) -> list[str]:
@@ -69,3 +69,24 @@ def restore_lora(unet: "UNet2DModel", state: Mapping[str, Tensor], prefix: str =
     layers = [name for name in ranks if f"{name}.lora_A" not in modules]
     if layers:
         insert_lora(unet, layers, ranks[layers[0]])
+
+
+def combine_lora(
+    states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+) -> dict[str, Tensor]:
+    """One adapter that adds sum_i shares_i B_i A_i to the weights, of all their ranks together.
+
+    An adapter has zeros in a layer that only others have: `restore_lora` knows one rank.
+    """
+    layers = {key.removesuffix(_FIRST) for state in states for key in state if key.endswith(_FIRST)}
+    combined = {}
+    for a, b in ((layer + _FIRST, layer + _SECOND) for layer in sorted(layers)):
+        like = next(state for state in states if a in state)
+        first, second = [], []
+        for state, share in zip(states, shares, strict=True):
+            rank = next(len(value) for key, value in state.items() if key.endswith(_FIRST))
+            nothing = like[b].new_zeros(len(like[b]), rank, *like[b].shape[2:])
+            first.append(state.get(a, like[a].new_zeros(rank, *like[a].shape[1:])))
+            second.append(share * state.get(b, nothing))
+        combined[a], combined[b] = torch.cat(first), torch.cat(second, dim=1)
+    return combined
