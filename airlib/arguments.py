@@ -51,11 +51,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_train(add("train-tiny", "train one network of the tiny world again"))
     check = add("check-tiny", "measure again what the shipped weights claim")
     check.add_argument("--quick", action="store_true", help="leave out exam and truth gap")
-    swept = add("sweep", "adapt and score every pair of a role with every method and seed")
-    _add_sweep(swept, Path("runs/sweep"), seeds=5)
-    swept.add_argument("--methods", nargs="+", default=["nada", "air"], help="default: nada air")
-    swept.add_argument("--role", default="table", help="of the pairs (default: table)")
-    swept.add_argument("--protocol", default="quick", help="quick (default), text, shown or full")
+    _add_grid(add("sweep", "adapt and score pairs with every method, seed and option"))
     once = add("sweep-one-shot", "adapt to single pictures with every arm and seed")
     _add_sweep(once, Path("runs/one_shot"), seeds=3)
     ablated = add("ablate-hypernetwork", "train it with parts of its loss left out")
@@ -135,6 +131,24 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default: runs/evaluate/NAME-PROTOCOL.json"
     )
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
+    """Without defaults, to see whether a flag contradicts the file."""
+    parser.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE",
+        help="TOML that says what to run, in place of the flags from --profile to --protocol",
+    )  # fmt: skip
+    parser.add_argument("--profile", help="tiny (default) or paper")
+    parser.add_argument("--methods", nargs="+", help="default: nada air")
+    parser.add_argument("--role", help="of the pairs (default: table)")
+    parser.add_argument("--seeds", type=_count, help="seeds 0, 1, ... (default: 5)")
+    parser.add_argument("--protocol", help="quick (default), text, shown or full")
+    _add_runs(parser, Path("runs/sweep"))
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="of a Dask scheduler, such as tcp://10.0.0.5:8786, whose workers replace --workers",
+    )  # fmt: skip
 
 
 def _add_sweep(parser: argparse.ArgumentParser, out: Path, seeds: int) -> None:

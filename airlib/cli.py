@@ -83,14 +83,18 @@ def _check_tiny(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from airlib.sweep import sweep_role
+    from airlib.sweep_file import Plan, read_plan, run_plan
 
-    path = sweep_role(
-        options.profile, options.methods, options.role, options.seeds, options.protocol,
-        options.out, options.workers,
-    )  # fmt: skip
+    keys = ("profile", "methods", "role", "seeds", "protocol")
+    given = {key: value for key in keys if (value := getattr(options, key)) is not None}
+    if options.file and given:
+        raise AirlibError(f"{options.file} says what to run; leave out --{', --'.join(given)}")
+    plan = read_plan(options.file) if options.file else Plan.of_flags(given)
+    path, errors = run_plan(plan, options.out, options.workers, options.scheduler)
+    for name, error in errors.items():
+        fail(f"{name}: {error}", FAILURE)
     print(path)
-    return SUCCESS
+    return FAILURE if errors else SUCCESS
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -1,37 +1,31 @@
-"""Many adaptations, scored under one protocol: methods x pairs x seeds, restartable, in parallel
-processes.
+"""Many adaptations, scored under one protocol: methods x pairs x seeds x options, restartable, in
+parallel processes.
 
     runs = sweep("tiny", ["nada", "air"], ["human-baby"], seeds=[0, 1, 2], directory="runs/sweep")
     runs[0].metrics                       # list of Metric
     runs[0].adaptation()                  # reloads the adapted generator
+    sweep(..., options=[{"steps": 20}, {"steps": 40}])       # numbers of the method to change
 
 Each run leaves PAIR-METHOD-SEED.safetensors (the adaptation) and, last, PAIR-METHOD-SEED.json (its
-metrics); a run whose JSON matches the profile's numbers is not repeated. A method may also be a
-reference row of the world (`World.row`): "source" is the untouched generator.
+metrics); options follow the seed, as in human-baby-nada-0-steps=20.json. A run whose JSON was made
+from the same numbers and weights is not repeated. A method may also be a reference row of the world
+(`World.row`): "source" is the untouched generator.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import torch
+from urllib.parse import quote
 
 from airlib.adaptation import Adaptation
+from airlib.cluster import in_processes
 from airlib.errors import AirlibError
+from airlib.evaluation.scoring import PROTOCOLS
 from airlib.files import write_json
-from airlib.profiles import (
-    Profile,
-    load_profile,
-    method_names,
-    method_numbers,
-    pairs_of_role,
-)
-from airlib.progress import track
+from airlib.profiles import Profile, load_profile, method_names, method_numbers
 from airlib.results import Metric
 from airlib.tinyworld.training import weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
@@ -40,89 +34,143 @@ PROFILES = Path(__file__).parent / "profiles"
 SHIPPED = PROFILES / "tiny_runs.json"  # NADA and AIR on the table's pairs
 SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
 SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
+LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one pair with one seed."""
+    """One method on one pair with one seed, with some of its numbers changed."""
 
     pair: str
     method: str
     seed: int
     directory: Path
     metrics: tuple[Metric, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()  # as `World.adapt` takes them, sorted by name
 
     @property
     def stem(self) -> Path:
-        return self.directory / f"{self.pair}-{self.method}-{self.seed}"
+        options = "".join(f"-{k}={quote(_text(v), safe='[], ')}" for k, v in self.options)
+        return self.directory / f"{self.pair}-{self.method}-{self.seed}{options}"
+
+    def file(self, suffix: str) -> Path:
+        """`stem` with a suffix behind it; a stem may have dots of its own, as in t_int=0.1."""
+        return self.stem.with_name(self.stem.name + suffix)
+
+    @property
+    def label(self) -> str:
+        """The method in the metrics: "air t_int=0.1" is another one than "air"."""
+        return " ".join([self.method, *(f"{key}={_text(value)}" for key, value in self.options)])
 
     @property
     def is_here(self) -> bool:
         """Whether it was run in this directory, or its metrics are known from elsewhere."""
-        return self.stem.with_suffix(".json").exists()
+        return self.file(".json").exists()
 
     def adaptation(self) -> Adaptation:
         """What the run changed."""
-        return Adaptation.load(self.stem.with_suffix(".safetensors"))
+        return Adaptation.load(self.file(".safetensors"))
 
     def value(self, name: str) -> float:
         """The metric called `name`."""
         return next(metric.value for metric in self.metrics if metric.name == name)
 
 
+class FailedRuns(AirlibError):
+    """Some runs of a sweep failed. errors: name -> what was wrong; done: all other runs."""
+
+    def __init__(self, failed: Mapping[str, Exception], done: list[Run]) -> None:
+        self.done = done
+        self.errors = {name: _reason(error) for name, error in failed.items()}
+        listed = "; ".join(f"{name}: {error}" for name, error in self.errors.items())
+        super().__init__(f"{len(failed)} runs failed, {len(done)} others are done: {listed}")
+
+
 def sweep(
     profile: str, methods: Sequence[str], pairs: Sequence[str], seeds: Sequence[int],
     directory: str | Path, overrides: dict | None = None, workers: int = 2,
     rows: Sequence[str] | None = None, known: dict | None = None, protocol: str = "quick",
+    options: Sequence[Mapping[str, Any]] = ({},), scheduler: str | None = None,
 ) -> list[Run]:  # fmt: skip
     """Run and score everything that is not on disk yet, and the reference `rows` of every pair
     (default: those of the profile's world).
 
     methods: names of the profile's methods and arms. protocol: of `evaluation.scoring`. known:
     finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the same;
-    only their metrics exist, not their adaptations.
-    Raises AirlibError for unknown names before anything runs, and for the first run that fails.
+    only their metrics exist, not their adaptations. options: every method is run with each of
+    these changes of its numbers. workers, scheduler: see `in_processes`.
+    Raises AirlibError for unknown names before anything runs, and FailedRuns when all others are
+    done.
     """
-    numbers = load_profile(profile, overrides)
-    for method in methods:
-        method_numbers(numbers, method)
+    numbers, directory = load_profile(profile, overrides), Path(directory).absolute()
     check_pairs(numbers, pairs)
-    directory, known = Path(directory), known or {}
+    if protocol not in PROTOCOLS:
+        raise AirlibError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+    settings = {
+        method: [checked_options(profile, overrides or {}, method, changes) for changes in options]
+        for method in methods
+    }
     rows = WORLDS[profile].reference_rows if rows is None else rows
     todo = [Run(pair, row, 0, directory) for pair in pairs for row in rows]
-    todo += [Run(p, m, s, directory) for p in pairs for s in seeds for m in methods]
-    done = {}
-    for run in todo:
-        saved = known.get(run.stem.name)
-        if saved and saved["inputs"] == run_inputs(run.pair, run.method, numbers, protocol):
-            done[_key(run)] = _with_metrics(run, saved["metrics"])
+    todo += [
+        Run(pair, method, seed, directory, options=changes)
+        for pair in pairs for seed in seeds for method in methods for changes in settings[method]
+    ]  # fmt: skip
+    _check_names(todo)
     frozen = tuple(sorted((overrides or {}).items()))
-    jobs = [(run, profile, frozen, protocol) for run in todo if _key(run) not in done]
-    done |= {_key(run): run for run in in_processes(_job, jobs, workers)}
-    return [done[_key(run)] for run in todo]
+    done, jobs, failed = {}, [], {}
+    for run in todo:
+        saved = (known or {}).get(run.stem.name)
+        if saved and saved["inputs"] == inputs_of(run, numbers, protocol):
+            done[run.stem] = _with_metrics(run, saved["metrics"])
+        else:
+            jobs.append((run, profile, frozen, protocol))
+
+    def note(job: tuple, error: Exception) -> None:
+        failed[job[0].stem.name] = error
+
+    done |= {run.stem: run for run in in_processes(_job, jobs, workers, scheduler, note)}
+    finished = [done[run.stem] for run in todo if run.stem in done]
+    if failed:
+        raise FailedRuns(failed, finished) from next(iter(failed.values()))
+    return finished
 
 
-def sweep_role(
-    profile: str, methods: Sequence[str], role: str, seeds: int, protocol: str, directory: Path,
-    workers: int,
-) -> Path:  # fmt: skip
-    """Methods on every pair of one role; returns the file of `save_runs`."""
-    pairs = pairs_of_role(load_profile(profile), role)
-    if not pairs:
-        raise AirlibError(f"profile {profile} has no pairs of role {role!r}")
-    runs = sweep(
-        profile, methods, pairs, range(seeds), directory, workers=workers, protocol=protocol
-    )
-    command = (
-        f"airlib sweep --profile {profile} --methods {' '.join(methods)} --role {role} "
-        f"--seeds {seeds} --protocol {protocol}"
-    )
-    return save_runs(runs, directory / "runs.json", command)
+def checked_options(
+    profile: str, overrides: Mapping[str, Any], method: str, options: Mapping[str, Any]
+) -> tuple[tuple[str, Any], ...]:
+    """Options of a method sorted by name, with values of the types that the profile has.
+
+    Raises AirlibError for an unknown method, an option that it does not have, or a value of another
+    type.
+    """
+    numbers = load_profile(profile, overrides)
+    known, arm = method_numbers(numbers, method), numbers.arms.get(method, {})
+    places = {}
+    for name in options:
+        if name not in known:
+            raise AirlibError(f"{method} has no option {name!r}; choose from {', '.join(known)}")
+        table = f"arms.{method}" if name in arm else f"methods.{arm.get('method', method)}"
+        places[f"{table}.{name}"] = options[name]
+    changed = method_numbers(load_profile(profile, {**overrides, **places}), method)
+    values = {name: changed[name] for name in sorted(options)}
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items())
+
+
+def _check_names(runs: Sequence[Run]) -> None:
+    """Each run has a file of its own, with a name that a file system takes."""
+    seen = set()
+    for run in runs:
+        if len(run.stem.name) > LONGEST_NAME:
+            raise AirlibError(f"the name {run.stem.name!r} is too long; change fewer options")
+        if run.stem in seen:
+            raise AirlibError(f"the run {run.stem.name} is asked for twice; name everything once")
+        seen.add(run.stem)
 
 
 def save_runs(runs: Sequence[Run], path: str | Path, command: str) -> Path:
     """All finished runs in one file, each with the inputs that it was made from."""
-    records = {run.stem.name: read_record(run.stem.with_suffix(".json")) for run in runs}
+    records = {run.stem.name: read_record(run.file(".json")) for run in runs}
     return write_json(path, {"command": command, "runs": records})
 
 
@@ -138,7 +186,7 @@ def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
     shares = []
     for run in runs:
         there = known.get(run.stem.name)
-        if there and there["inputs"] == read_record(run.stem.with_suffix(".json"))["inputs"]:
+        if there and there["inputs"] == read_record(run.file(".json"))["inputs"]:
             values = {metric["name"]: metric["value"] for metric in there["metrics"]}
             shares += [abs(m.value / values[m.name] - 1) for m in run.metrics if values[m.name]]
     return max(shares) if shares else None
@@ -157,6 +205,7 @@ def recorded(path: Path, inputs: dict, key: str, make: Callable[[], Any]) -> Any
     """
     saved = read_record(path) if path.exists() else {}
     if saved.get("inputs") != inputs:
+        path.unlink(missing_ok=True)  # `make` may overwrite what the old record describes
         saved = {"inputs": inputs, key: make()}
         write_json(path, saved)
     return saved[key]
@@ -170,31 +219,6 @@ def read_record(path: Path) -> dict:
         raise AirlibError(
             f"cannot read the results {path}: {error}; run the sweep again"
         ) from error
-
-
-def _key(run: Run) -> tuple[str, str, int]:
-    return run.pair, run.method, run.seed
-
-
-def in_processes(job: Callable, jobs: Sequence[tuple], workers: int) -> Iterable:
-    """job(*arguments) for each of `jobs`, as they finish, in `workers` processes of one thread."""
-    if workers <= 1 or not jobs:
-        for arguments in track(jobs, "adapting"):
-            yield job(*arguments)
-        return
-    # Spawned, not forked: a notebook's kernel already runs threads.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        futures = [pool.submit(job, *arguments) for arguments in jobs]
-        try:
-            for future in track(as_completed(futures), "adapting", total=len(futures)):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @cache
@@ -211,8 +235,8 @@ def _job(run: Run, profile: str, overrides: tuple, protocol: str) -> Run:
         world = world_of(profile, numbers.pairs[run.pair].source, overrides)
         return [asdict(metric) for metric in _score(run, world, protocol)]
 
-    inputs = run_inputs(run.pair, run.method, numbers, protocol)
-    return _with_metrics(run, recorded(run.stem.with_suffix(".json"), inputs, "metrics", make))
+    inputs = inputs_of(run, numbers, protocol)
+    return _with_metrics(run, recorded(run.file(".json"), inputs, "metrics", make))
 
 
 def run_inputs(pair: str, method: str, numbers: Profile, protocol: str = "quick") -> dict:
@@ -228,17 +252,31 @@ def run_inputs(pair: str, method: str, numbers: Profile, protocol: str = "quick"
     return json.loads(json.dumps(inputs))
 
 
+def inputs_of(run: Run, numbers: Profile, protocol: str) -> dict:
+    """`run_inputs`, and the options if there are any."""
+    options = {"options": json.loads(json.dumps(dict(run.options)))} if run.options else {}
+    return run_inputs(run.pair, run.method, numbers, protocol) | options
+
+
 def _score(run: Run, world: World, protocol: str) -> list[Metric]:
     if run.method in method_names(world.profile):
-        adaptation = world.adapt(run.method, run.pair, run.seed)
-        adaptation.save(run.stem.with_suffix(".safetensors"))
+        adaptation = world.adapt(run.method, run.pair, run.seed, **dict(run.options))
+        adaptation.save(run.file(".safetensors"))
         adapted = adaptation.apply(world.generator)
         batches = world.batches(adapted, world.profile.evaluation.samples)
     else:
         batches = world.row(run.method, run.pair)
-    return world.score(batches, run.pair, run.method, run.seed, protocol)
+    metrics = world.score(batches, run.pair, run.method, run.seed, protocol)
+    return [replace(metric, method=run.label) for metric in metrics]
 
 
 def _with_metrics(run: Run, entries: Iterable[dict]) -> Run:
-    metrics = tuple(Metric(**entry) for entry in entries)
-    return Run(run.pair, run.method, run.seed, run.directory, metrics)
+    return replace(run, metrics=tuple(Metric(**entry) for entry in entries))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, AirlibError) else f"{type(error).__name__}: {error}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"airlib", "airlib.errors"},
     {"airlib.seeding", "airlib.progress", "airlib.files", "airlib.checkpointing"}
-    | {"airlib.archives", "airlib.downloads"},
+    | {"airlib.archives", "airlib.downloads", "airlib.cluster"},
     {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets", "airlib.widgets"}
     | {"airlib.manifests"},
     {"airlib.checkpoints", "airlib.clip_space", "airlib.encoders", "airlib.generators"}
@@ -30,7 +30,7 @@ LAYERS = [
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"},
     {"airlib.studies.settings", "airlib.studies.template_sweep", "airlib.studies.one_shot"}
-    | {"airlib.evaluate", "airlib.score_report"},
+    | {"airlib.evaluate", "airlib.score_report", "airlib.sweep_file"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
     {"airlib.publish", "airlib.arguments"},

@@ -21,6 +21,7 @@ from pathlib import Path
 from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
+from airlib.cluster import in_processes
 from airlib.editing.inversion import Inversion, InversionConfig, PNorm, invert
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
@@ -38,7 +39,6 @@ from airlib.sweep import (
     PROFILES,
     Run,
     check_pairs,
-    in_processes,
     load_runs,
     recorded,
     run_inputs,
@@ -153,7 +153,8 @@ def images_of(
     style_mixing: with the fine entries of the reference's latent in place of their own.
     """
     w = generator.map(world.z(n), world.profile.one_shot.truncation)
-    return DrawnBatches(generator, mix_styles(w, example.inversion.latents) if style_mixing else w)
+    w = mix_styles(w, example.inversion.latents) if style_mixing else w
+    return DrawnBatches(generator, w, world.as_scored)
 
 
 # -- all of them -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.clip_space.offsets import text_direction
+from airlib.cluster import in_processes
 from airlib.files import write_json
 from airlib.methods.nada import NADA
 from airlib.methods.step import Step
@@ -29,7 +30,6 @@ from airlib.studies.prompt_templates import ENSEMBLE, KINDS, PAPER, offset_misal
 from airlib.sweep import (
     PROFILES,
     check_pairs,
-    in_processes,
     read_record,
     recorded,
     run_inputs,
