@@ -50,17 +50,18 @@ def templates_of(name: str) -> Sequence[str]:
 
 
 class DrawnBatches(Sequence[Tensor]):
-    """Images [B, 3, H, W] of latents, drawn whenever a batch of `size` is asked for."""
+    """Images [B, 3, H, W] of latents, drawn whenever a batch is asked for; finish: applied last."""
 
-    def __init__(self, draw: Callable[[Tensor], Tensor], latents: Tensor, size: int):
-        self.draw, self.parts = draw, latents.split(size)
+    def __init__(self, generator: Generator, latents: Tensor, finish: Callable[[Tensor], Tensor]):
+        self.generator, self.finish = generator, finish
+        self.parts = latents.split(images_at_once(generator))
 
     def __len__(self) -> int:
         return len(self.parts)
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> Tensor:
-        return self.draw(self.parts[index])
+        return self.finish(self.generator(self.parts[index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,16 @@ class World(ABC):
     def reference_images(self, pair: str) -> Iterable[Tensor]:
         """Images of a pair's target domain, in batches [B, 3, H, W]."""
 
+    @abstractmethod
+    def pictures(self, n: int) -> Tensor:
+        """n pictures [n, 3, H, H] of the source domain that no generator drew, H its resolution."""
+
+    def edited_truth(self, pair: str, n: int) -> Tensor | None:
+        """What `pictures` should become in a pair's target domain, where it is known; of the size
+        that the judges see.
+        """
+        return None
+
     def pair(self, name: str) -> Profile:
         """The pair called `name`, if it starts from this world's source."""
         known = [key for key, pair in self.profile.pairs.items() if pair.source == self.source]
@@ -122,6 +133,10 @@ class World(ABC):
         """`z` mapped to what enters the generator."""
         return self.generator.map(self.z(n, purpose), self.truncation)
 
+    def as_scored(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, H] of the generator's size, as they are shown and judged."""
+        return images
+
     @torch.no_grad()
     def batches(self, generator: Generator, n: int) -> Sequence[Tensor]:
         """Images [B, 3, H, W] of the first n of `z`, by this world's generator or an adapted copy.
@@ -129,7 +144,7 @@ class World(ABC):
         Unlike `generator(world.sample(n))`, right also where the mapping network was adapted.
         """
         latents = generator.map(self.z(n), self.truncation)
-        return DrawnBatches(generator, latents, images_at_once(generator))
+        return DrawnBatches(generator, latents, self.as_scored)
 
     def draw(self, generator: Generator, n: int) -> Tensor:
         """`batches` as one tensor [n, 3, H, W]."""

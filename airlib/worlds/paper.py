@@ -79,18 +79,27 @@ class PaperWorld(World):
 
     def reference_images(self, pair: str) -> Iterable[Tensor]:
         """From the folder of the pair's target domain, cut to squares of the generator's size."""
-        n, size = self.profile.evaluation.references, self.generator.resolution
+        n = self.profile.evaluation.references
+        return self._images_in(self.pair(pair).target, n, FEWEST_REFERENCES, "reference images")
+
+    def pictures(self, n: int) -> Tensor:
+        """From the folder of the source domain, cut to squares of the generator's size."""
+        folder = self.profile.sources[self.source].pictures
+        return torch.cat(list(self._images_in(folder, n, n, "pictures")))
+
+    def _images_in(self, name: str, n: int, fewest: int, what: str) -> Iterable[Tensor]:
+        """Up to n images of a folder in the asset directory, or noise in a dry run."""
+        size = self.generator.resolution
         if self.profile.networks.weights == "random":
-            stream = rng(0, "references")
+            stream = rng(0, what)
             return (2 * torch.rand(1, 3, size, size, generator=stream) - 1 for _ in range(n))
-        target = self.pair(pair).target
-        folder = asset_directory() / target
+        folder = asset_directory() / name
         if not folder.is_dir():
             raise AirlibError(
-                f"there are no reference images of {target!r}; put up to {n} of them into {folder} "
+                f"there are no {what} of {name!r}; put up to {n} of them into {folder} "
                 "(data_manifests/reference_sets.yaml says which are published)"
             )
-        return open_image_set(folder, size, n, FEWEST_REFERENCES)
+        return open_image_set(folder, size, n, fewest)
 
 
 def _device() -> str:

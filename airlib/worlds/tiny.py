@@ -72,6 +72,14 @@ class TinyWorld(World):
         """Fresh individuals."""
         return self.truth(pair, self.z(self.profile.evaluation.references, "references")).split(50)
 
+    def pictures(self, n: int) -> Tensor:
+        """Renders of the source domain."""
+        return render(self.z(n, "pictures"), SOURCES[self.source])
+
+    def edited_truth(self, pair: str, n: int) -> Tensor:
+        """The same sitters in the target domain."""
+        return self.truth(pair, self.z(n, "pictures"))
+
     def true_targets(self, pair: str) -> Tensor:
         return self.truth(pair, self.z(min(PAIRED, self.profile.evaluation.samples)))
 

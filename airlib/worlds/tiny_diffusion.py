@@ -9,7 +9,7 @@ are to fresh renders of the target domain. The model draws 32 pixels. The judges
 is scored or shown is enlarged, references as well: they have lost the same detail before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from airlib.clip_space.encoder import ClipSpace
-from airlib.generators.base import Generator, images_at_once
 from airlib.profiles import Profile
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
@@ -25,7 +24,7 @@ from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.judge import Judge, VitJudge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_diffusion import enlarge, generator_of, reduce, world_diffusion
-from airlib.worlds.base import DrawnBatches, World
+from airlib.worlds.base import World
 from airlib.worlds.tiny import SOURCES, TinyWorld
 
 PREFIX = "diffusion-"
@@ -52,13 +51,21 @@ class TinyDiffusionWorld(World):
     def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
         return TinyWorld.load_judges(profile)
 
-    def batches(self, generator: Generator, n: int) -> Sequence[Tensor]:
-        """Enlarged images [B, 3, 64, 64] of the first n of `z`."""
-        latents = generator.map(self.z(n))
-        return DrawnBatches(lambda x: enlarge(generator(x)), latents, images_at_once(generator))
+    def as_scored(self, images: Tensor) -> Tensor:
+        """[B, 3, 32, 32] -> [B, 3, 64, 64]."""
+        return enlarge(images)
 
     def reference_images(self, pair: str) -> Iterable[Tensor]:
-        return self._renders(pair, self.profile.evaluation.references, "references")
+        n = self.profile.evaluation.references
+        return enlarge(_renders(self._target(pair), n, "references")).split(50)
+
+    def pictures(self, n: int) -> Tensor:
+        """Renders [n, 3, 32, 32] of the source domain."""
+        return _renders(SOURCES[self.source.removeprefix(PREFIX)], n, "pictures")
+
+    def edited_truth(self, pair: str, n: int) -> Tensor:
+        """The same sitters in the target domain [n, 3, 64, 64], enlarged."""
+        return enlarge(_renders(self._target(pair), n, "pictures"))
 
     def row(self, name: str, pair: str) -> Iterable[Tensor]:
         """Beside the source: "prior", the world diffusion model told to draw the target domain, and
@@ -66,16 +73,19 @@ class TinyDiffusionWorld(World):
         """
         n = self.profile.evaluation.samples
         if name == "prior":
-            target = Domain.parse(self.pair(pair).target)
-            return self.batches(_restricted(target, self.profile), n)
+            return self.batches(_restricted(self._target(pair), self.profile), n)
         if name == "truth":
-            return self._renders(pair, n, "evaluation")
+            return enlarge(_renders(self._target(pair), n, "evaluation")).split(50)
         return super().row(name, pair)
 
-    def _renders(self, pair: str, n: int, purpose: str) -> Iterable[Tensor]:
-        z = torch.randn(n, LATENT_DIM, generator=rng(0, "latents", purpose))
-        domain = Domain.parse(self.pair(pair).target)
-        return (enlarge(reduce(render(part, domain))) for part in z.split(50))
+    def _target(self, pair: str) -> Domain:
+        return Domain.parse(self.pair(pair).target)
+
+
+def _renders(domain: Domain, n: int, purpose: str) -> Tensor:
+    """Portraits [n, 3, 32, 32] of the sitters of one stream."""
+    z = torch.randn(n, LATENT_DIM, generator=rng(0, "latents", purpose))
+    return torch.cat([reduce(render(part, domain)) for part in z.split(50)])
 
 
 def _restricted(domain: Domain, profile: Profile) -> nn.Module:
