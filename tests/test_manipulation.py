@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small_networks import small_unet
 from torch import Tensor
 
-from airlib.editing.manipulation import edit, invert
+from airlib.editing.manipulation import edit, invert, redraw
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
@@ -57,6 +57,7 @@ def test_an_edit_is_an_inversion_by_the_source_drawn_by_the_adapted_model():
     with torch.no_grad():
         assert torch.equal(DdimGenerator(SOURCE.unet, SCHEDULE).invert(pictures()), found.latents)
         assert torch.equal(DdimGenerator(target.unet, SCHEDULE)(found.latents), found.edited)
+    assert torch.equal(redraw(target, found.latents, SCHEDULE), found.edited)
     assert not torch.allclose(found.edited, found.reconstruction, atol=1e-3)
     assert not any(value.requires_grad for value in (found.latents, found.edited))
 

@@ -3,8 +3,9 @@ r"""Manipulation: a real picture, noised by the source model, comes back through
     picture --DDIM, source--> x at t0 --DDIM, source--> reconstruction   (should be the picture)
                                       --DDIM, adapted--> edit            (should be of the target)
 
-    found = edit(world.generator, adaptation.apply(world.generator), pictures)
-    clip_distance(encoder.embed_images(found.edited), encoder.embed_images(references))
+    found = edit(source, air.apply(source), pictures)     # .latents .reconstruction .errors .edited
+    by_nada = redraw(nada.apply(source), found.latents)   # another model: nothing is inverted again
+    clip_distance(encoder.embed_images(found.edited), encoder.embed_images(references)).per_image
 
 DiffusionCLIP (Kim et al. 2022) edits like this, and so does AIR (supplement E.2, Fig. 10) with
 models that it adapted from noise. The return time t0 decides how much can change: 400 of 1000 is
@@ -45,7 +46,7 @@ def invert(
     ddim = DdimGenerator(generator.unet, schedule or DdimSchedule())
     images = checked_pictures(images, generator.resolution).to(generator.unet.device)
     latents = ddim.invert(images)
-    drawn = _drawn(ddim, latents)
+    drawn = redraw(generator, latents, schedule)
     errors = {
         "mse": (drawn - images).square().mean(dim=(1, 2, 3)),
         "l1": paired_l1(drawn, images),
@@ -66,12 +67,14 @@ def edit(
             f"{adapted.resolution}; edit with an adaptation of this source"
         )
     found = invert(source, images, schedule, perceptual)
-    ddim = DdimGenerator(adapted.unet, schedule or DdimSchedule())
-    return Manipulation(
-        found.latents, found.reconstruction, found.errors, _drawn(ddim, found.latents)
-    )
+    edited = redraw(adapted, found.latents, schedule)
+    return Manipulation(found.latents, found.reconstruction, found.errors, edited)
 
 
 @torch.no_grad()
-def _drawn(generator: DdimGenerator, latents: Tensor) -> Tensor:
-    return torch.cat([generator(part) for part in latents.split(images_at_once(generator))])
+def redraw(
+    generator: DiffusionGenerator, latents: Tensor, schedule: DdimSchedule | None = None
+) -> Tensor:
+    """Images [n, 3, H, H] of x at the t0 of `schedule`, the one they were inverted with."""
+    ddim = DdimGenerator(generator.unet, schedule or DdimSchedule())
+    return torch.cat([ddim(part) for part in latents.split(images_at_once(ddim))])
