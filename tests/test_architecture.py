@@ -30,7 +30,8 @@ LAYERS = [
     {"airlib.worlds"},
     {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"},
     {"airlib.studies.settings", "airlib.studies.template_sweep", "airlib.studies.one_shot"}
-    | {"airlib.evaluate", "airlib.score_report", "airlib.sweep_file"},
+    | {"airlib.evaluate", "airlib.score_report", "airlib.sweep_file"}
+    | {"airlib.studies.manipulation"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
     {"airlib.publish", "airlib.arguments"},
