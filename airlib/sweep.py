@@ -27,13 +27,16 @@ from airlib.evaluation.scoring import PROTOCOLS
 from airlib.files import write_json
 from airlib.profiles import Profile, load_profile, method_names, method_numbers
 from airlib.results import Metric
-from airlib.tinyworld.training import weights_fingerprint
+from airlib.tinyworld.training import DIFFUSION_FOUNDATION, weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
 
 PROFILES = Path(__file__).parent / "profiles"
 SHIPPED = PROFILES / "tiny_runs.json"  # NADA and AIR on the table's pairs
 SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
 SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
+SHIPPED_DIFFUSION = PROFILES / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
+SHIPPED_LORA = PROFILES / "tiny_lora.json"  # NADA there, with other ranks and layers
+SHIPPED_KNOBS = PROFILES / "tiny_knobs.json"  # AIR with other t_int and t_thresh
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
@@ -247,6 +250,9 @@ def run_inputs(pair: str, method: str, numbers: Profile, protocol: str = "quick"
         "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
         "networks": numbers.networks.as_dict(), "weights": weights_fingerprint(),
     }  # fmt: skip
+    if numbers.sources[numbers.pairs[pair].source].generator == "diffusion":
+        inputs["diffusion"] = numbers.diffusion.as_dict()
+        inputs["weights"] = weights_fingerprint(names=DIFFUSION_FOUNDATION)
     if protocol != "quick":
         inputs["protocol"] = protocol
     return json.loads(json.dumps(inputs))

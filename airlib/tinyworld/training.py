@@ -141,6 +141,8 @@ class TrainingRun:
 
 FOUNDATION = ("clip", "judge", "judge_vit", "stylegan2", "stylegan2_narrow")
 """What adaptations of the tiny StyleGAN2 and their scores depend on."""
+DIFFUSION_FOUNDATION = ("clip", "judge", "judge_vit", "diffusion")
+"""The same of the tiny diffusion model."""
 
 
 def weights_fingerprint(directory: Path = WEIGHTS, names: Sequence[str] = FOUNDATION) -> str:
