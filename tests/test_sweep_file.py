@@ -1,0 +1,276 @@
+"""Sweeps from files: what is multiplied out, what is refused, what failure and murder leave."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+import torch
+from distributed import LocalCluster
+
+from airlib.cli import main
+from airlib.profiles import load_profile
+from airlib.results import Metric
+from airlib.studies.comparison import summary
+from airlib.sweep import FailedRuns, Run, load_runs, run_inputs, sweep
+from airlib.sweep_file import Plan, multiplied, read_plan, run_plan
+
+SMALL = """
+[overrides]
+"evaluation.samples" = 20
+"evaluation.references" = 30
+"methods.air.steps" = 2
+"methods.air.batch" = 2
+"methods.air.prompt_steps" = 2
+"methods.air.prompt_pairs" = 4
+"""
+PLAN = f"""
+methods = ["air"]
+pairs = ["human-baby"]
+seeds = [0]
+[options]
+t_thresh = [0.5, 1]
+learning_rate = [0.001, 0.01]
+{SMALL}"""
+NAMES = [
+    "human-baby-source-0",
+    "human-baby-prior-0",
+    "human-baby-truth-0",
+    "human-baby-air-0-learning_rate=0.001-t_thresh=0.5",
+    "human-baby-air-0-learning_rate=0.01-t_thresh=0.5",
+    "human-baby-air-0-learning_rate=0.001-t_thresh=1.0",
+    "human-baby-air-0-learning_rate=0.01-t_thresh=1.0",
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As workers do: sums over several threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "plan.toml"
+    path.write_text(PLAN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(plan_file, tmp_path_factory) -> Path:
+    """runs.json of the plan, made in this process without any interruption."""
+    path, errors = run_plan(read_plan(plan_file), tmp_path_factory.mktemp("whole"), workers=1)
+    assert not errors
+    return path
+
+
+# --- what is run ---------------------------------------------------------------------------------
+
+
+def test_options_are_multiplied_out():
+    assert multiplied({}) == [{}]
+    assert multiplied({"t_int": [0.05, 0.1, 0.2], "steps": 9, "t_thresh": [0.3, 0.6]}) == [
+        {"t_int": 0.05, "steps": 9, "t_thresh": 0.3},
+        {"t_int": 0.05, "steps": 9, "t_thresh": 0.6},
+        {"t_int": 0.1, "steps": 9, "t_thresh": 0.3},
+        {"t_int": 0.1, "steps": 9, "t_thresh": 0.6},
+        {"t_int": 0.2, "steps": 9, "t_thresh": 0.3},
+        {"t_int": 0.2, "steps": 9, "t_thresh": 0.6},
+    ]
+    assert multiplied({"betas": [[0.0, 0.9], [0.9, 0.99]]})[1] == {"betas": [0.9, 0.99]}
+
+
+def test_every_name_says_its_options(table, tmp_path):
+    assert list(load_runs(table)) == NAMES
+    hostile = Run("a", "b", 0, tmp_path, options=(("templates", "../x-y=1"), ("betas", (0.0, 1.0))))
+    assert hostile.file(".json").parent == tmp_path
+    assert hostile.stem.name == "a-b-0-templates=..%2Fx-y%3D1-betas=[0.0, 1.0]"
+
+
+def test_options_reach_the_loss_and_the_record(table):
+    records = load_runs(table)
+    for name in NAMES[3:]:
+        options = records[name]["inputs"]["options"]
+        adaptation = Run("human-baby", "air", 0, table.parent, options=tuple(options.items()))
+        adaptation = adaptation.adaptation()
+        used = adaptation.config["labels"]["numbers"]
+        assert {key: used[key] for key in options} == options
+        assert ("adaptive" in adaptation.log[-1]) == (options["t_thresh"] == 0.5)
+    distances = {
+        metric["value"]
+        for name in NAMES[3:]
+        for metric in records[name]["metrics"]
+        if metric["name"] == "paired_feature"
+    }
+    assert len(distances) == 4
+    metrics = [Metric(**entry) for record in records.values() for entry in record["metrics"]]
+    (row,) = summary(metrics, "paired_feature")
+    assert len(row) == 1 + 3 + 4 and "air learning_rate=0.01 t_thresh=1.0" in row
+
+
+def test_a_run_without_options_is_named_and_recorded_as_ever(table, plan_file, tmp_path):
+    assert Run("human-baby", "air", 0, tmp_path).stem == tmp_path / "human-baby-air-0"
+    numbers = load_profile("tiny", read_plan(plan_file).overrides)
+    inputs = load_runs(table)[NAMES[0]]["inputs"]
+    assert inputs == run_inputs("human-baby", "source", numbers) and "options" not in inputs
+
+
+def test_flags_are_a_plan_too():
+    plan = Plan.of_flags({"methods": ["d"], "role": "unseen", "seeds": 3})
+    assert (plan.methods, plan.seeds, plan.protocol) == (("d",), (0, 1, 2), "quick")
+    assert plan.chosen_pairs()[0] == "unseen-human-baby-sketch"
+    shipped = "airlib sweep --profile tiny --methods d --role unseen --seeds 3 --protocol quick"
+    assert plan.command == shipped
+
+
+# --- what is refused, before anything runs -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method = ['air']", "unknown key 'method'; choose from profile, methods, role, pairs,"),
+        ("command = 'rm'", "unknown key 'command'"),
+        ("methods = 'air'", "methods must be a list of names, not 'air'"),
+        ("methods = []", "methods must be a list of names, not []"),
+        ("methods = [['air']]", "methods must be a list of names"),
+        ("methods = ['nda']", "unknown method 'nda'; choose from nada"),
+        ("methods = ['air', 'air']", "is asked for twice"),
+        ("profile = 1", "profile must be a name, not 1"),
+        ("profile = 'large'", "unknown profile 'large'; choose from paper, tiny"),
+        ("pairs = ['human-bab']", "unknown pair 'human-bab'; choose from human-cat"),
+        ("role = 'tabel'", "no pairs of role 'tabel'; choose from development, "),
+        ("role = 'table'\npairs = ['human-baby']", "role and pairs are two ways"),
+        ("seeds = 3", "seeds must be a list of whole numbers from 0 on, such as [0, 1, 2], not 3"),
+        ("seeds = [true]", "seeds must be a list of whole numbers"),
+        ("seeds = [0, -1]", "seeds must be a list of whole numbers"),
+        ("seeds = [0.5]", "seeds must be a list of whole numbers"),
+        (f"seeds = [{'9' * 250}]", "is too long"),
+        ("protocol = 'quik'", "unknown protocol 'quik'; choose from quick, text, shown, full"),
+        ("options = 3", "options must be a table, not 3"),
+        ("[options]\nt_int = 0.1", "nada has no option 't_int'; choose from steps, batch"),
+        ("[options]\nsteps = []", "option 'steps' has no values"),
+        ("[options]\nsteps = [50, 2.5]", "methods.nada.steps must be of type int like 50, not 2.5"),
+        ("[options]\nsteps = [5, 5]", "is asked for twice"),
+        ("[options]\nsteps = {a = 1}", "methods.nada.steps must be of type int"),
+        ("[options]\nlearning_rate = nan", "learning_rate must be a finite number"),
+        ("[options]\nbetas = [0.9, 0.99]", "betas must be a list such as [0.9, 0.99], not 0.9"),
+        ("methods = ['d']\n[options]\nmethod = 'air'", "d has no option 'method'"),
+        ("[overrides]\n'evaluation.sample' = 3", "did you mean evaluation.samples?"),
+        ("[overrides]\nevaluation.samples = 3", "evaluation is a table"),
+        ("methods = [", "cannot read the sweep file"),
+        ("a = " + "[" * 5000, "cannot read the sweep file"),
+        ("a = 1" + "0" * 5000, "cannot read the sweep file"),
+        ("\x00", "cannot read the sweep file"),
+    ],
+)
+def test_a_bad_file_is_one_line(capsys, tmp_path, text, message):
+    (tmp_path / "bad.toml").write_text(text)
+    code = main(["sweep", str(tmp_path / "bad.toml"), "--out", str(tmp_path / "out")])
+    output, errors = capsys.readouterr()
+    assert (code, output) == (1, "") and errors.count("\n") == 1, errors
+    assert errors.startswith("airlib: ") and message in errors, errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.toml"], "cannot read the sweep file"),
+        (["."], "cannot read the sweep file"),
+        (["plan.toml", "--methods", "air", "--seeds", "3"], "leave out --methods, --seeds"),
+        (["plan.toml", "--scheduler", "nonsense"], "no Dask scheduler answers at 'nonsense'"),
+        (["plan.toml", "--scheduler", "tcp://127.0.0.1:1"], "such as tcp://10.0.0.5:8786"),
+    ],
+)
+def test_bad_arguments_are_one_line(capsys, monkeypatch, plan_file, tmp_path, arguments, message):
+    monkeypatch.chdir(plan_file.parent)
+    code = main(["sweep", *arguments, "--out", str(tmp_path / "out")])
+    output, errors = capsys.readouterr()
+    assert (code, output) == (1, "") and message in errors
+    assert errors.splitlines()[-1].startswith("airlib: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_another_encoding(capsys, tmp_path):
+    (tmp_path / "bad.toml").write_bytes(b"methods = ['\xff\xfe']")
+    assert main(["sweep", str(tmp_path / "bad.toml")]) == 1
+    assert "cannot read the sweep file" in capsys.readouterr().err
+
+
+# --- what goes wrong while it runs ---------------------------------------------------------------
+
+
+def test_a_failed_run_is_reported_and_stops_no_other(capsys, tmp_path):
+    """AIR refuses an interval of 1.5 when it starts; the other one is run after it."""
+    text = PLAN.replace("t_thresh = [0.5, 1]", "t_int = [1.5, 0.5]").replace("0.001, ", "")
+    (tmp_path / "plan.toml").write_text(text)
+    arguments = ["sweep", str(tmp_path / "plan.toml"), "--out", str(tmp_path), "--workers", "1"]
+    assert main(arguments) == 1
+    output, errors = capsys.readouterr()
+    failed, good = (f"human-baby-air-0-learning_rate=0.01-t_int={value}" for value in (1.5, 0.5))
+    assert output == f"{tmp_path / 'runs.json'}\n"
+    line = f"airlib: {failed}: t_int 1.5 must lie in (0, 1], t_thresh 0.6 in [0, 1]"
+    assert errors.splitlines()[-1] == line
+    assert list(load_runs(tmp_path / "runs.json")) == [*NAMES[:3], good]
+    with pytest.raises(FailedRuns, match="1 runs failed, 4 others are done") as found:
+        plan = read_plan(tmp_path / "plan.toml")
+        sweep(
+            "tiny", plan.methods, plan.pairs, plan.seeds, tmp_path, plan.overrides, 1,
+            options=multiplied(plan.options),
+        )  # fmt: skip
+    assert list(found.value.errors) == [failed] and found.value.done[-1].stem.name == good
+
+
+def records(directory: Path) -> list[Path]:
+    return list(directory.glob("human-*.json"))
+
+
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_table(plan_file, table, tmp_path):
+    for workers, most in (("2", 3), ("1", 5)):
+        wanted, delay = random.randint(len(records(tmp_path)), most), random.uniform(0, 0.3)
+        command = [sys.executable, "-m", "airlib.cli", "sweep", str(plan_file)]
+        process = subprocess.Popen(
+            [*command, "--out", str(tmp_path), "--workers", workers],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        )
+        while process.poll() is None and len(records(tmp_path)) < wanted:
+            time.sleep(0.02)
+        time.sleep(delay)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"finished before {wanted} + {delay}"
+        assert not psutil.wait_procs(family, timeout=20)[1]  # workers end with it
+        assert not (tmp_path / "runs.json").exists()
+        for path in records(tmp_path):
+            json.loads(path.read_text())
+    path, errors = run_plan(read_plan(plan_file), tmp_path, workers=1)
+    assert not errors and path.read_bytes() == table.read_bytes()
+
+
+def test_workers_of_any_scheduler_make_the_same_table(plan_file, table, tmp_path, monkeypatch):
+    """Also where they do not start in the directory of the client."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path)}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address=None,
+            memory_limit=None,
+        ) as cluster,
+    ):  # fmt: skip
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        address = cluster.scheduler_address
+        path, errors = run_plan(read_plan(plan_file), "out", scheduler=address)
+        assert not errors and path.read_bytes() == table.read_bytes()
