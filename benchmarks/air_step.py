@@ -1,9 +1,14 @@
-"""How much work AIR takes here, compared with the loop of its official code, at equal losses.
+"""How much work AIR takes here, compared with the loop of its official code, at equal losses; and
+what a whole run of NADA, IPL, SVL and AIR takes.
 
     python benchmarks/air_step.py
 
 Counted, by hooks, with the batch size of every forward pass: images made by a generator, images
-encoded by CLIP, sentences encoded by CLIP. Both sides adapt the same random networks with the same
+encoded by CLIP, sentences encoded by CLIP. The four methods adapt the same networks with the same
+settings, each with a fifth of its own numbers (IPL 60 mapper steps of batch 32; SVL 400 variation
+steps, 10 Fisher samples); what they do before the first step counts. Figures are shares of NADA's.
+
+Of AIR, both sides adapt the same random networks with the same
 latents, noise and settings, a fifth of the official "human -> baby" script (201 steps, anchors
 every 20 from 100 on, 1,000 pairs, 200 prompt steps):
 
@@ -26,6 +31,7 @@ interpolated, an anchor taken before its step, anchor pairs with the same noise 
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +48,11 @@ from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.generators.base import images_at_once
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.air import AIR, AIRConfig
+from airlib.methods.ipl import IPL, IPLConfig
+from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import CONTEXT, PromptConfig, interpolated_prompt
-from airlib.parameterizations import SELECTION_BATCH, adaptive_layers
+from airlib.methods.svl import SVL, SVLConfig
+from airlib.parameterizations import SELECTION_BATCH, adaptive_layers, synthesis
 from airlib.seeding import rng
 from airlib.tinyworld import tiny_clip
 
@@ -53,6 +62,13 @@ NUMBERS = AIRConfig(
     t_thresh=0.5, t_int=0.1, prompt_pairs=200, prompt=PromptConfig(steps=40), chain_start="t_thresh"
 )
 LOG_EVERY, LOGGED, COPIES = 5, 50, 5
+COUNTED = ("generator", "clip images", "clip texts")
+METHODS = {
+    "nada": lambda space: NADA(space, *CLASSES),
+    "ipl": lambda space: IPL(space, *CLASSES, IPLConfig(steps=60)),
+    "svl": lambda space: SVL(space, *CLASSES, SVLConfig(variation_steps=400, fisher_samples=10)),
+    "air": lambda space: AIR(space, *CLASSES, NUMBERS, seed=CONFIG.seed),
+}
 
 
 def networks() -> tuple[StyleGAN2, ClipEncoder]:
@@ -93,6 +109,29 @@ def ours(source: StyleGAN2, encoder: ClipEncoder) -> list[float]:
     parameterization = adaptive_layers(source.num_layers, space, CLASSES[1])
     log = adapt(source, space, objective, parameterization, CONFIG).log
     return [e["direction"] + e.get("adaptive", 0.0) for e in log if "direction" in e]
+
+
+def whole_run(method: str) -> dict[str, float]:
+    """Processor seconds and counted evaluations of one adaptation of all weights."""
+    source, encoder = networks()
+    space = ClipSpace([(encoder, 1.0)])
+    start = time.process_time()
+    with counting(encoder) as counted:
+        adapt(source, space, METHODS[method](space), synthesis(), CONFIG)
+    return {"seconds": time.process_time() - start, **{row: counted[row] for row in COUNTED}}
+
+
+def compare_methods() -> dict[str, float]:
+    """Prints what every method takes; returns the figures as shares of NADA's."""
+    whole_run("nada")  # the first run of a process is slower
+    runs, figures = {method: whole_run(method) for method in METHODS}, {}
+    print(f"{'whole run':16}" + "".join(f"{method:>10}" for method in METHODS))
+    for row in ("seconds", *COUNTED):
+        print(f"{row:16}" + "".join(f"{run[row]:10,.4g}" for run in runs.values()))
+        for method in ("ipl", "svl", "air"):
+            key = f"{method}_{row.replace(' ', '_')}_of_nada"
+            figures[key] = round(runs[method][row] / runs["nada"][row], 3)
+    return figures
 
 
 def cosine_loss(offsets: Tensor, direction: Tensor) -> Tensor:
@@ -220,8 +259,8 @@ class OfficialLoop:
         return feature().detach()
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def compare_with_official() -> dict[str, float]:
+    """Prints what AIR takes on both sides; returns the ratios and how far the losses are apart."""
     counts, losses = {}, {}
     for name, run in (("airlib", ours), ("official", lambda *pair: OfficialLoop(*pair).run())):
         source, encoder = networks()
@@ -229,21 +268,24 @@ def main() -> None:
             losses[name] = run(source, encoder)
         counts[name] = counted
     print(f"{'forward passes':16}{'airlib':>10}{'official':>10}{'ratio':>8}")
-    rows = ("generator", "clip images", "clip texts")
-    ratios = {row: counts["airlib"][row] / counts["official"][row] for row in rows}
-    for row in rows:
+    ratios = {row: counts["airlib"][row] / counts["official"][row] for row in COUNTED}
+    for row in COUNTED:
         mine, theirs = counts["airlib"][row], counts["official"][row]
         print(f"{row:16}{mine:10,}{theirs:10,}{ratios[row]:8.3f}")
     images = {name: c["generator"] + c["clip images"] for name, c in counts.items()}
     pairs = zip(losses["airlib"], losses["official"], strict=True)
-    result = {
+    return {
         "evaluations_ratio": round(images["airlib"] / images["official"], 4),
         "generator_ratio": round(ratios["generator"], 4),
         "clip_ratio": round(ratios["clip images"], 4),
         "text_ratio": round(ratios["clip texts"], 4),
         "max_loss_difference": max(abs(a - b) for a, b in pairs),
     }
-    print(json.dumps(result))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(json.dumps(compare_methods() | compare_with_official()))
 
 
 if __name__ == "__main__":
