@@ -20,7 +20,7 @@ LAYERS = [
     {"airlib.checkpoints", "airlib.clip_space", "airlib.encoders", "airlib.generators"}
     | {"airlib.tinyworld"},
     {"airlib.parameterizations", "airlib.lora", "airlib.methods.step"},
-    {"airlib.adaptation", "airlib.methods"},
+    {"airlib.adaptation", "airlib.methods", "airlib.editing.pictures"},
     {"airlib.evaluation", "airlib.editing"},
     {"airlib.studies"},
     {"airlib.tinyworld.training", "airlib.tinyworld.train_clip", "airlib.tinyworld.train_judge"}

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from airlib.editing.pictures import square, to_tensor
 from airlib.errors import AirlibError
 from airlib.files import write_atomically
 from airlib.progress import track
@@ -53,7 +53,7 @@ class ImageSet(Sequence[Tensor]):
         items = self.items[index * self.batch : (index + 1) * self.batch]
         if index < 0 or not items:
             raise IndexError(index)
-        return torch.stack([_tensor(_read(item, self.resize)) for item in items])
+        return torch.stack([to_tensor(_read(item, self.resize)) for item in items])
 
 
 def open_image_set(
@@ -120,12 +120,7 @@ def _names(folder: Path) -> list[str]:
 
 def _read(item: ImageItem, resize: int | None) -> Image.Image:
     image = item.read()
-    return ImageOps.fit(image, (resize, resize)) if resize else image
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    """[3, H, W] in [-1, 1]"""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return square(image, resize) if resize else image
 
 
 def _check_sizes(items: Sequence[ImageItem], sizes: Sequence[tuple[int, int]]) -> None:

@@ -11,15 +11,13 @@ pixel edges. The data sets do not say which of the two they mean, and it matters
 images.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from PIL import Image, ImageOps
 
-from airlib.errors import AirlibError
+from airlib.editing.pictures import FORMATS, reading, rgb
 
 # Smaller objects are left out: CLIP enlarges its input to 224 pixels, and MS COCO itself calls an
 # object of less than 32 x 32 pixels small. The paper states no minimum; this one is our choice.
@@ -51,14 +49,8 @@ class ImageItem:
 
     def read(self) -> Image.Image:
         """The picture in mode RGB. Raises AirlibError, which names the file, if unreadable."""
-        try:
-            with warnings.catch_warnings(), Image.open(self.path) as file:
-                warnings.simplefilter("ignore")  # of damaged EXIF data: the picture is what counts
-                return rgb(ImageOps.exif_transpose(self._cut(file)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise AirlibError(
-                f"cannot read the image {self.name} ({error}); replace or remove it"
-            ) from error
+        with reading(self.name), Image.open(self.path, formats=FORMATS) as file:
+            return rgb(ImageOps.exif_transpose(self._cut(file)))
 
     def _cut(self, image: Image.Image) -> Image.Image:
         if self.box is None:
@@ -76,14 +68,3 @@ def large_enough(box: Box, smallest: float = SMALLEST_BOX) -> bool:
     """Whether both sides of the box reach the minimum."""
     left, top, right, bottom = box
     return right - left >= smallest and bottom - top >= smallest
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """In mode RGB, on white where the image is transparent."""
-    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")

@@ -1,0 +1,144 @@
+"""Pictures from users: a file, its bytes, a PIL image or a tensor -> [1, 3, H, H] in [-1, 1].
+
+    picture = read_picture("me.jpg", world.generator.resolution)
+
+The rule: upright by the EXIF orientation; transparent parts on white; every colour model (gray,
+palette, CMYK) as RGB; of 16 bits per channel the upper 8; the largest square around the middle;
+scaled to H (bicubic, with antialiasing). Animations are refused: nobody knows which picture is
+meant.
+
+Nothing is aligned. Generators of faces were trained on faces with the eyes in fixed places (FFHQ),
+and an encoder inverts others badly: cut a photograph before, so that the head, upright, fills about
+the middle half of a square, the eyes a little above its middle.
+"""
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from airlib.errors import AirlibError
+from airlib.methods.reference import checked_pictures
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow runs programs for others
+LEAST_SIDE = 16  # pixels
+MOST_PIXELS = 50_000_000  # 48 megapixels of a telephone; a picture in memory has 4 bytes for each
+_DAMAGED = (OSError, EOFError, ValueError, SyntaxError, LookupError, TypeError, struct.error,
+            Image.DecompressionBombError)  # fmt: skip
+"""What Pillow raises for files that are no image, or a damaged or dangerous one."""
+
+
+def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -> Tensor:
+    """The picture [1, 3, size, size] in [-1, 1], by the rule of this module.
+
+    source: path of a file, its bytes, a PIL image, or a tensor [3, h, w] or [1, 3, h, w] of floats
+    in [-1, 1] or bytes.
+    Raises AirlibError for what is no picture, a damaged file, an animation, a side below
+    `LEAST_SIDE` or more than `MOST_PIXELS`.
+    """
+    if isinstance(source, Tensor):
+        return _from_tensor(source, size)
+    if isinstance(source, Image.Image):
+        with reading("the picture"):
+            return _from_image(source, "the picture", size)
+    if isinstance(source, bytes | bytearray):
+        file, name = BytesIO(source), "the picture"
+    elif isinstance(source, str | Path):
+        file, name = Path(source), Path(source).name
+        if not file.exists():
+            raise AirlibError(f"there is no file {source}; check the path")
+    else:
+        raise AirlibError(
+            f"a {type(source).__name__} is no picture; pass a path, bytes, a PIL image or a tensor"
+        )
+    with reading(name), Image.open(file, formats=FORMATS) as image:
+        return _from_image(image, name, size)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Around the opening and decoding of a file: what Pillow raises becomes an AirlibError with
+    the file's `name`. Its warnings are dropped, most are of damaged EXIF data.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except _DAMAGED as error:
+        raise AirlibError(
+            f"cannot read the image {name} ({error}); replace or remove it"
+        ) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """In mode RGB, on white where the image is transparent."""
+    if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 0xFFFF):
+        raise AirlibError(
+            f"an image of mode {image.mode} has 32 bits per pixel, whose black and white are "
+            "anybody's guess; save it with 8 or 16"
+        )
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The largest square around the middle, scaled to `size` pixels a side."""
+    return ImageOps.fit(image, (size, size))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Mode RGB -> [3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _from_image(image: Image.Image, name: str, size: int) -> Tensor:
+    _check_size(*image.size, name)
+    several = getattr(image, "is_animated", False)
+    if several and image.format != "MPO":  # there the others are previews of a camera
+        raise AirlibError(f"{name} holds several pictures; save the one that you mean by itself")
+    return to_tensor(square(rgb(ImageOps.exif_transpose(image)), size))[None]
+
+
+def _from_tensor(pixels: Tensor, size: int) -> Tensor:
+    shape = list(pixels.shape)
+    pixels = pixels[None] if pixels.ndim == 3 else pixels
+    if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
+        raise AirlibError(f"expected a picture [3, h, w] or [1, 3, h, w], got {shape}")
+    height, width = pixels.shape[2:]
+    _check_size(width, height, "the picture")
+    if pixels.dtype == torch.uint8:
+        pixels = pixels / 127.5 - 1
+    elif not pixels.is_floating_point():
+        raise AirlibError(f"a picture is of floats or bytes (uint8), not of {pixels.dtype}")
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    pixels = checked_pictures(pixels[..., top : top + side, left : left + side].float())
+    if side != size:
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return pixels.clamp(-1, 1)
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if min(width, height) < LEAST_SIDE:
+        raise AirlibError(
+            f"{name} has {width} x {height} pixels; {LEAST_SIDE} a side are the least to see "
+            "anything in"
+        )
+    if width * height > MOST_PIXELS:
+        raise AirlibError(
+            f"{name} has {width} x {height} pixels, more than {MOST_PIXELS / 1e6:g} million; "
+            "make it smaller"
+        )
