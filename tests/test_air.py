@@ -292,6 +292,37 @@ def test_every_image_is_made_and_embedded_once(start, taken, steps_with_anchor):
     assert sum(read) == taken * (PROMPT_STEPS + 1)  # one copy of the prompt; texts were cached
 
 
+def test_a_run_takes_at_most_a_quarter_of_the_evaluations_of_the_official_script():
+    """Its human -> baby: 200 updates of batch 2, anchors every 20 of them, used from the 100th on,
+    1,000 pairs and 200 prompt steps. Per forward pass of one image or sentence it does:
+
+    updates    200 x (2 source + 2 adapted) images; 100 x 2 of the anchor, for which the adapted
+               ones are encoded again
+    selection  200 x 8 images and the target sentence, although all layers are chosen
+    log        every 5 updates, the start included, 41 x (50 + 50) images
+    anchors    20, 40, ... 200: 10 x 2,000 images, encoded twice; prompts of the 5 from 100 to 180
+               that are used, with five equal copies of each
+    pictures   160 in grids and 4 x 500 for evaluation, none encoded (counted for generators only)
+    """
+    made_there = 200 * 4 + 100 * 2 + 200 * 8 + 41 * 100 + 10 * 2000
+    encoded_there = 200 * 4 + 100 * 4 + 200 * 8 + 41 * 100 + 2 * 10 * 2000
+    read_there = 200 + 5 * 200 * 5
+    assert (made_there, encoded_there, read_there) == (26_700, 46_900, 5_200)
+
+    generator, encoder = small_generator(), small_encoder()
+    space, made, embedded, read = ClipSpace([(encoder, 1.0)]), [], [], []
+    counting(generator, made)
+    counting(encoder.model.visual, embedded)
+    counting(encoder.model.transformer, read)
+    numbers = AIRConfig(0.5, 0.1, 1000, PromptConfig(steps=200), chain_start="t_thresh")
+    config = AdaptationConfig(steps=200, batch=2, noise="independent")
+    result = adapt(generator, space, air(numbers, space), synthesis(), config)
+    assert [anchor["step"] for anchor in anchors(result)] == [100, 120, 140, 160, 180]
+    assert sum(made) <= (made_there + 160 + 4 * 500) / 4
+    assert sum(embedded) <= encoded_there / 4 and sum(read) <= read_there / 4
+    assert sum(made) + sum(embedded) <= (made_there + encoded_there) / 4
+
+
 def test_pair_banks_share_latents_and_noise_and_follow_the_seed():
     objective = air()
     (bank,) = objective.embed_pairs(SOURCE)
