@@ -29,7 +29,7 @@ LOCAL = {
     "distributed.scheduler.worker-ttl": None,  # a busy worker is not a dead one
     "distributed.worker.multiprocessing-method": "spawn",  # a notebook's kernel runs threads
 }
-PATIENCE = 30  # seconds without any worker
+PATIENCE = 60  # seconds without any worker; a new one may take half of them to start
 Outcome = tuple[tuple, Any, Exception | None]  # arguments, result, error
 
 _one_job_at_a_time = threading.Lock()  # a worker of another scheduler may have several threads
@@ -109,8 +109,9 @@ def _finished(client: "Client", running: list["Future"]) -> Iterable["Future"]:
                 with client.as_current():
                     return wait(running, timeout=PATIENCE, return_when="FIRST_COMPLETED").done
             except TimeoutError:
-                if not client.nthreads():
-                    raise AirlibError("all workers are gone; run the same again") from None
+                client.wait_for_workers(1, timeout=PATIENCE)
+    except TimeoutError as error:
+        raise AirlibError("all workers are gone; run the same again") from error
     except (OSError, CancelledError) as error:
         raise AirlibError(f"the Dask scheduler is gone ({error}); run the same again") from error
 
