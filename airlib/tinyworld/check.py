@@ -29,6 +29,12 @@ from airlib.tinyworld.judge import Judge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_clip import zero_shot_accuracies
+from airlib.tinyworld.train_diffusion import (
+    DiffusionTask,
+    frechet_ratios,
+    held_out_error,
+    world_diffusion,
+)
 from airlib.tinyworld.train_generator import (
     GeneratorTask,
     NarrowGeneratorTask,
@@ -42,7 +48,7 @@ from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
 
 JUDGES = tuple(JUDGE_NETWORKS)
 NARROW = NarrowGeneratorTask.name
-NETWORKS = ("clip", *JUDGES, GeneratorTask.name, NARROW, hypernetwork.NAME)
+NETWORKS = ("clip", *JUDGES, GeneratorTask.name, NARROW, DiffusionTask.name, hypernetwork.NAME)
 SECOND_SEEDS = ("clip", NARROW)  # trained again with seed 1, for the spread; NAME-1.json is kept
 
 TOLERANCE = 0.03
@@ -102,6 +108,8 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
     for name, judge in judges.items():
         measured |= accuracies(judge, name, seeds[name])
         measured |= {} if quick else examine(judge, name, seeds[name])
+    diffusion = world_diffusion()
+    measured |= held_out_error(diffusion) | frechet_ratios(diffusion, judges)
     network = hypernetwork.load_hypernetwork()
     measured |= hypernetwork.measured(open_world("tiny", hypernetwork.SOURCE.species), network)
     measured["stylegan2_human_fd_ratio"] = frechet_ratio(generator, judges["judge"])
