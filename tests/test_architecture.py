@@ -28,7 +28,8 @@ LAYERS = [
     | {"airlib.tinyworld.train_diffusion"}
     | {"airlib.studies.openmoji_clip", "airlib.evaluation.image_sets"},
     {"airlib.worlds"},
-    {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"},
+    {"airlib.sweep", "airlib.studies.hypernetwork", "airlib.tinyworld.check"}
+    | {"airlib.tinyworld.train_encoder"},
     {"airlib.studies.settings", "airlib.studies.template_sweep", "airlib.studies.one_shot"}
     | {"airlib.evaluate", "airlib.score_report", "airlib.sweep_file"}
     | {"airlib.studies.manipulation"},

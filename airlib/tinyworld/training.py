@@ -161,6 +161,7 @@ TASKS = {  # name -> module and class; imported when asked for
     "stylegan2_narrow": ("tinyworld.train_generator", "NarrowGeneratorTask"),
     "diffusion": ("tinyworld.train_diffusion", "DiffusionTask"),
     "hypernetwork": ("studies.hypernetwork", "HypernetworkTask"),
+    "encoder": ("tinyworld.train_encoder", "EncoderTask"),
 }
 
 
