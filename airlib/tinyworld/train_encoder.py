@@ -42,7 +42,7 @@ class EncoderTask:
 
     name = NAME
 
-    def __init__(self, seed: int = 0, steps: int = 2400, pool_size: int = POOL_SIZE) -> None:
+    def __init__(self, seed: int = 0, steps: int = 2000, pool_size: int = POOL_SIZE) -> None:
         self.steps, self.generator = steps, world_generator()
         self.perceptual = PerceptualEmbedding(load_judge().maps)
         pool = load_pool(pool_size, seed, "train")
