@@ -13,6 +13,7 @@ ends with the same bits as one that was not.
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ class AdaptationConfig:
     views: int = 0  # random views per image before CLIP; 0 is the image itself, as in the papers
     noise: Literal["shared", "independent", "none"] = "shared"  # "independent" is the official code
     truncation: float = 1.0
+    mixing: float = 0.0  # probability that a step's w+ are composed of two latents, see `_latents`
     weights: dict[str, float] = field(default_factory=dict)  # of the loss terms; 1 where not named
     seed: int = 0
     checkpoint_every: int = 25
@@ -60,6 +62,8 @@ class AdaptationConfig:
             raise AirlibError(
                 f"noise {self.noise!r} is unknown; choose shared, independent or none"
             )
+        if not 0 <= self.mixing <= 1:
+            raise AirlibError(f"mixing is a probability, between 0 and 1, not {self.mixing}")
 
 
 class Snapshots:
@@ -196,6 +200,11 @@ class _Run:
     ):  # fmt: skip
         self.source, self.space, self.objective = source, space, objective
         self.regularizers = regularizers
+        if config.mixing and source.sample_latents(1, rng(0)).ndim != 3:
+            raise AirlibError(
+                "mixing composes the entries of w+, which this generator does not have; "
+                "adapt it with mixing 0"
+            )
         self.parameterization, self.config = parameterization, config
         self.adapted = source.copy_frozen()
         self.trainable = parameterization.attach(self.adapted)
@@ -212,20 +221,19 @@ class _Run:
             "adaptation": asdict(config),
             "labels": labels,
         }
+        if not config.mixing:  # runs and results from before there was mixing are of this kind
+            del self.header["adaptation"]["mixing"]
         self.header = json.loads(json.dumps(self.header))  # tuples become lists, as in a file
 
     def step(self, index: int) -> None:
         """One optimiser step."""
-        config, streams = self.config, ("adapt", index)
-        latents = self.source.sample_latents(
-            config.batch, rng(config.seed, *streams, "latents"), config.truncation
-        )
+        config = self.config
         step = Step(
             index, config.steps, config.seed, self.source, self.adapted, self.space,
-            latents, config.views, config.noise,
+            self._latents(index), config.views, config.noise,
         )  # fmt: skip
         self.parameterization.before_step(
-            self.adapted, self.trainable, rng(config.seed, *streams, "selection")
+            self.adapted, self.trainable, rng(config.seed, "adapt", index, "selection")
         )
         terms = self.objective(step) | {term.name: term(step) for term in self.regularizers}
         weights = config.weights | {term.name: term.weight for term in self.regularizers}
@@ -237,6 +245,26 @@ class _Run:
         self.log += self.objective.events()
         self.log.append({"step": index, **{k: round(v.item(), 6) for k, v in terms.items()}})
         self.done = index + 1
+
+    def _latents(self, index: int) -> Tensor:
+        """Those of step `index`; with probability `mixing` the fine entries of w+ are another's.
+
+        StyleGAN-NADA's `--mixing`: one crossover in 1 .. num_ws - 1 for the batch. Its code draws
+        it anew in each generator, so that source and adapted image are not of the same w+ (as with
+        noise="independent" they are not of the same noise); here source, anchor and adapted share
+        it.
+        """
+        config = self.config
+
+        def sample(purpose: str) -> Tensor:
+            stream = rng(config.seed, "adapt", index, purpose)
+            return self.source.sample_latents(config.batch, stream, config.truncation)
+
+        latents, draw = sample("latents"), rng(config.seed, "adapt", index, "mixing")
+        if torch.rand((), generator=draw) >= config.mixing:
+            return latents
+        crossover = int(torch.randint(1, latents.shape[1], (), generator=draw))
+        return torch.cat([latents[:, :crossover], sample("mixed in")[:, crossover:]], dim=1)
 
     def _guard(self, step: Step, total: Tensor) -> None:
         if not torch.isfinite(total):
@@ -285,6 +313,9 @@ class _Run:
 
     def result(self) -> Adaptation:
         """The tensors that moved, with configuration and log."""
+        terms = {name for entry in self.log for name in entry}
+        if unused := [name for name in self.config.weights if name not in terms]:
+            warnings.warn(f"weights name terms that this loss did not have: {unused}", stacklevel=3)
         return Adaptation(self._trained(), self.header, self.log)
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import small_generator, small_space
+from small_networks import assert_continues, small_generator, small_space, small_unet
 
 from airlib.adaptation import COLLAPSE_PATIENCE, Adaptation, AdaptationConfig, adapt
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
+from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
@@ -106,6 +107,13 @@ def test_weights_of_the_terms_scale_the_gradient():
     assert forward.abs().max() > 0.005
 
 
+def test_weights_of_unknown_terms_are_named_and_the_result_is_kept():
+    config = AdaptationConfig(steps=1, learning_rate=0.01, weights={"direction": 1, "adaptiv": 0})
+    with pytest.warns(UserWarning, match=r"did not have: \['adaptiv'\]"):
+        result = run_nada(config)
+    assert result.tensors.keys() == run_nada(CONFIG).tensors.keys()
+
+
 @pytest.mark.parametrize(
     ("noise", "equal"), [("shared", True), ("independent", False), ("none", True)]
 )
@@ -123,6 +131,79 @@ def test_random_views_average_nothing_away():
     (embeddings,) = step.source_embeddings
     assert embeddings.shape == (6, 32)
     assert len({tuple(row.tolist()) for row in embeddings}) == 6
+
+
+# --- mixed latents -------------------------------------------------------------------------------
+
+
+def steps_of(
+    mixing: float, steps: int, batch: int = 2, generator: torch.nn.Module = SOURCE
+) -> list[Step]:
+    """The steps of a run that moves nothing (and, with a batch of 1, draws nothing)."""
+    seen: list[Step] = []
+
+    class Watch(NADA):
+        def __call__(self, step: Step) -> dict[str, torch.Tensor]:
+            seen.append(step)
+            return {"nothing": 0 * step.adapted.synthesis.b4.const.sum()}
+
+    config = AdaptationConfig(steps=steps, batch=batch, mixing=mixing)
+    adapt(generator, SPACE, Watch(SPACE, "human", "dog"), synthesis(), config)
+    return seen
+
+
+def crossover(mixed: torch.Tensor, plain: torch.Tensor) -> int:
+    """How many entries of w+ are those of `plain`, the first ones, in all images of the batch;
+    the others are one w per image.
+    """
+    layers = int((mixed == plain).all(dim=2).all(dim=0).sum())
+    assert torch.equal(mixed[:, :layers], plain[:, :layers])
+    assert not (mixed[:, layers:] == plain[:, layers:]).any()
+    assert torch.equal(mixed[:, layers:], mixed[:, -1:].expand_as(mixed[:, layers:]))
+    return layers
+
+
+def test_mixing_composes_two_latents_at_one_layer_which_may_be_any():
+    plain, mixed = steps_of(0.0, 30), steps_of(1.0, 30)
+    layers = [crossover(b.latents, a.latents) for a, b in zip(plain, mixed, strict=True)]
+    assert set(layers) == set(range(1, SOURCE.num_ws))
+    assert all(torch.equal(s.latents, s.latents[:, :1].expand_as(s.latents)) for s in plain)
+
+
+def test_mixing_is_a_probability():
+    plain, mixed = steps_of(0.0, 100, batch=1), steps_of(0.3, 100, batch=1)
+    share = sum(not torch.equal(a.latents, b.latents) for a, b in zip(plain, mixed, strict=True))
+    assert 15 < share < 45  # three deviations of a binomial
+
+
+def test_source_anchor_and_adapted_are_of_the_same_mixed_latents():
+    for step in steps_of(1.0, 3):
+        assert torch.equal(step.source_images, step.adapted_images)
+        anchor = step.embeddings_of(SOURCE.copy_frozen(), "anchor")
+        assert torch.equal(anchor[0], step.source_embeddings[0])
+
+
+def test_without_mixing_results_are_those_of_a_loop_that_cannot_mix():
+    """Their headers too, or checkpoints and results of earlier versions would count as others."""
+    result = run_nada()
+    assert "mixing" not in result.config["adaptation"]
+    mixed = AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=1, mixing=1.0)
+    other = run_nada(mixed)
+    assert other.config["adaptation"] == {**result.config["adaptation"], "mixing": 1.0}
+    assert not any(torch.equal(value, other.tensors[k]) for k, value in result.tensors.items())
+
+
+def test_a_mixing_run_continues_bit_for_bit(tmp_path):
+    config = AdaptationConfig(steps=6, learning_rate=0.01, checkpoint_every=1, mixing=0.5)
+    assert_continues(lambda **options: run_air(config, **options), tmp_path, last=4)
+
+
+@pytest.mark.parametrize(
+    "generator", [DiffusionGenerator(small_unet(), steps=2), SOURCE.with_mapping()]
+)
+def test_a_generator_without_w_plus_does_not_mix(generator):
+    with pytest.raises(AirlibError, match=r"entries of w\+, which this generator does not have"):
+        steps_of(0.1, 1, generator=generator)
 
 
 # --- resumable -----------------------------------------------------------------------------------
@@ -281,6 +362,7 @@ def test_a_checkpoint_with_missing_or_misshapen_tensors_is_refused(tmp_path):
     [
         {"steps": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"learning_rate": -1.0},
         {"learning_rate": float("nan")}, {"views": -1}, {"noise": "random"},
+        {"mixing": -0.1}, {"mixing": 1.5}, {"mixing": float("nan")},
     ],
 )  # fmt: skip
 def test_impossible_numbers_are_refused(wrong):

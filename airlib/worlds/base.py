@@ -200,13 +200,16 @@ class World(ABC):
 
         method: one of the profile's methods or arms. options: numbers of it to change for this run;
         `on_step`; `objective`, a loss to follow instead of the method's own; `regularizers`, more
-        terms. directory: where to checkpoint; calling again continues.
+        terms; `mixing` and `weights` of `AdaptationConfig`. directory: where to checkpoint; calling
+        again continues.
         """
         on_step, objective = options.pop("on_step", None), options.pop("objective", None)
         regularizers = list(options.pop("regularizers", ()))
-        numbers = self.numbers(method, pair, options)
+        loop = {key: options.pop(key) for key in ("mixing", "weights") if key in options}
+        numbers = self.numbers(method, pair, options) | loop
         config = AdaptationConfig(
             **{k: numbers[k] for k in ("steps", "batch", "learning_rate", "views", "noise")},
+            **{k: numbers[k] for k in ("mixing", "weights") if k in numbers},
             betas=tuple(numbers["betas"]),
             seed=seed,
         )
