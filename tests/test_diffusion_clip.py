@@ -9,6 +9,7 @@ from small_networks import assert_continues, small_generator, small_space, small
 from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
+from airlib.editing.inverters import ByDdim
 from airlib.editing.manipulation import edit
 from airlib.errors import AirlibError
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
@@ -170,13 +171,10 @@ def test_what_was_tuned_edits_other_pictures_with_the_same_bits_after_a_file(tmp
     assert_continues(run, tmp_path / "run", last=2)
     result = run()
     loaded = Adaptation.load(result.save(tmp_path / "dog.safetensors"))
-    others, schedule = pictures(2, "others"), DdimSchedule(400, 5, 4)
-    edits = [
-        edit(UNADAPTED, tuned.apply(UNADAPTED), others, schedule).edited
-        for tuned in (result, loaded)
-    ]
+    others, inverter = pictures(2, "others"), ByDdim(UNADAPTED, DdimSchedule(400, 5, 4))
+    edits = [edit(inverter, tuned.apply(UNADAPTED), others).edited for tuned in (result, loaded)]
     assert torch.equal(*edits)
-    plain = edit(UNADAPTED, UNADAPTED, others, schedule)
+    plain = inverter(others)
     assert not torch.allclose(edits[0], plain.reconstruction, atol=1e-4)
 
 

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from small_networks import small_generator
 
+from airlib.encoders.e4e import E4e, E4eConfig
+from airlib.encoders.restyle import Restyle
 from airlib.encoders.tiny import NAME, TinyEncoder, load_encoder
 from airlib.errors import AirlibError
 from airlib.files import save_tensors
@@ -74,6 +77,48 @@ def test_a_few_steps_lower_the_loss_and_leave_the_generator_alone(tmp_path):
 
 def test_train_tiny_knows_it():
     assert TASKS[NAME] == (EncoderTask.__module__.removeprefix("airlib."), "EncoderTask")
+
+
+# --- published encoders of faces
+
+
+def small_e4e(channels: int) -> E4e:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = E4e(E4eConfig(6, channels, pyramid=channels == 3, width=16))
+    network.latent_avg.copy_(FACES.mapping.w_avg)
+    return network.requires_grad_(False).eval()
+
+
+FACES = small_generator(w_dim=128)
+PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=rng(0, "photographs")) * 2 - 1
+
+
+def at_256(images: torch.Tensor) -> torch.Tensor:
+    """Sixteen equal pixels for one."""
+    return images.repeat_interleave(16, dim=2).repeat_interleave(16, dim=3)
+
+
+def test_restyle_corrects_what_it_has_drawn_three_times():
+    network = small_e4e(6)
+    w = network.latent_avg.expand(2, 6, 128)
+    for _ in range(3):
+        seen = torch.cat([at_256(PHOTOGRAPHS), at_256(FACES(w, "const"))], dim=1)
+        w = w + network(seen)
+    torch.testing.assert_close(Restyle(network, FACES, iterations=3)(PHOTOGRAPHS), w)
+
+
+def test_e4e_needs_one_pass():
+    network = small_e4e(3)
+    w = network.latent_avg + network(at_256(PHOTOGRAPHS))
+    torch.testing.assert_close(Restyle(network, FACES, iterations=3)(PHOTOGRAPHS), w)
+
+
+def test_an_encoder_is_refused_by_a_generator_that_is_not_its_own():
+    with pytest.raises(AirlibError, match="mean latents .* differ"):
+        Restyle(small_e4e(6), small_generator(seed=1, w_dim=128))
+    with pytest.raises(AirlibError, match=r"gives \[6, 128\] latents .* takes \[8, 128\]"):
+        Restyle(small_e4e(6), small_generator(w_dim=128, resolution=32))
 
 
 # --- what it can do

@@ -116,6 +116,17 @@ def test_the_search_starts_at_the_mean_latent(prior):
     torch.testing.assert_close(found.errors["prior"], prior(mean).square().mean(dim=(1, 2)))
 
 
+def test_a_search_that_starts_at_the_answer_is_ahead_of_one_from_the_mean(prior):
+    """The prior pulls a little, so it does not stay; a wrong start is refused."""
+    known, few = GENERATOR.sample_latents(3, rng(1, "drawn")), InversionConfig(10, 0.01)
+    images = GENERATOR(known).clamp(-1, 1)
+    ahead = invert(GENERATOR, images, PERCEPTUAL, prior, few, known)
+    behind = invert(GENERATOR, images, PERCEPTUAL, prior, few)
+    assert (ahead.errors["l1"] < 0.2 * behind.errors["l1"]).all()
+    with pytest.raises(AirlibError, match=r"of \[3, 6, 16\] latents cannot start at \[2, 6, 16\]"):
+        invert(GENERATOR, images, PERCEPTUAL, prior, few, known[:2])
+
+
 def test_a_heavier_prior_keeps_latents_nearer_and_images_further(inverted, prior):
     heavy = InversionConfig(SEARCH.steps, SEARCH.learning_rate, prior_weight=10.0)
     found = invert(GENERATOR, drawn(3), PERCEPTUAL, prior, heavy)

@@ -3,12 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import small_unet
+from small_networks import small_generator, small_unet
 from torch import Tensor
 
-from airlib.editing.manipulation import edit, invert, redraw
+from airlib.editing.inversion import InversionConfig, PNorm
+from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Inverter
+from airlib.editing.manipulation import edit
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.generators.base import Generator
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.lora import lora
@@ -25,8 +28,11 @@ def pictures(n: int = 3) -> Tensor:
     return F.interpolate(coarse, (16, 16), mode="bilinear")
 
 
-def adapted() -> DiffusionGenerator:
-    copy = SOURCE.copy_frozen()
+INVERTER = ByDdim(SOURCE, SCHEDULE, PERCEPTUAL)
+
+
+def adapted(source: Generator = SOURCE) -> Generator:
+    copy = source.copy_frozen()
     for name, parameter in copy.named_parameters():
         parameter += 0.02 * torch.randn(parameter.shape, generator=rng(0, name))
     return copy
@@ -34,7 +40,7 @@ def adapted() -> DiffusionGenerator:
 
 def test_more_steps_bring_the_picture_back_more_exactly():
     errors = [
-        invert(SOURCE, pictures(), DdimSchedule(400, steps, steps)).errors["mse"].mean().item()
+        ByDdim(SOURCE, DdimSchedule(400, steps, steps))(pictures()).errors["mse"].mean().item()
         for steps in (3, 10, 30)
     ]
     assert errors == sorted(errors, reverse=True) and errors[2] < 0.2 * errors[0]
@@ -42,48 +48,102 @@ def test_more_steps_bring_the_picture_back_more_exactly():
 
 def test_a_further_return_leaves_less_of_the_picture_in_the_latent():
     similar = [
-        F.cosine_similarity(invert(SOURCE, pictures(), DdimSchedule(t0, 5, 5)).latents.flatten(1),
+        F.cosine_similarity(ByDdim(SOURCE, DdimSchedule(t0, 5, 5))(pictures()).latents.flatten(1),
                             pictures().flatten(1)).mean().item()
         for t0 in (50, 300, 900)
     ]  # fmt: skip
     assert similar == sorted(similar, reverse=True)
 
 
-def test_an_edit_is_an_inversion_by_the_source_drawn_by_the_adapted_model():
-    found, target = edit(SOURCE, adapted(), pictures(), SCHEDULE, PERCEPTUAL), adapted()
-    plain = invert(SOURCE, pictures(), SCHEDULE, PERCEPTUAL)
+def test_an_edit_by_diffusion_is_ddim_by_the_source_and_back_by_the_adapted_model():
+    found, target = edit(INVERTER, adapted(), pictures()), adapted()
+    with torch.no_grad():
+        up = DdimGenerator(SOURCE.unet, SCHEDULE).invert(pictures())
+        assert torch.equal(up, found.latents)
+        assert torch.equal(DdimGenerator(SOURCE.unet, SCHEDULE)(up), found.reconstruction)
+        assert torch.equal(DdimGenerator(target.unet, SCHEDULE)(up), found.edited)
+
+
+# --- what holds for every generator and way to invert --------------------------------------------
+
+GAN = small_generator()
+
+
+def read(images: Tensor) -> Tensor:
+    """An encoder: sixteen means of the picture are each entry of w+."""
+    means = F.adaptive_avg_pool2d(images, 4).flatten(1)[:, :16]
+    return GAN.mapping.w_avg + 0.3 * means[:, None].expand(-1, GAN.num_ws, -1)
+
+
+def ways() -> dict[str, Inverter]:
+    prior, few = PNorm.of(GAN, 5000, rng(0, "prior")), InversionConfig(5, 0.05)
+    return {
+        "ddim": INVERTER,
+        "encoder": ByEncoder(GAN, read, PERCEPTUAL),
+        "search": BySearch(GAN, PERCEPTUAL, prior, few),
+        "encoder and search": BySearch(GAN, PERCEPTUAL, prior, few, read),
+    }
+
+
+WAYS = ways()
+
+
+@pytest.fixture(params=WAYS)
+def inverter(request) -> Inverter:
+    return WAYS[request.param]
+
+
+def test_an_edit_is_an_inversion_by_the_source_drawn_by_the_adapted_model(inverter):
+    target = adapted(inverter.generator)
+    found, plain = edit(inverter, target, pictures()), inverter(pictures())
     assert torch.equal(found.latents, plain.latents)
     assert torch.equal(found.reconstruction, plain.reconstruction)
-    with torch.no_grad():
-        assert torch.equal(DdimGenerator(SOURCE.unet, SCHEDULE).invert(pictures()), found.latents)
-        assert torch.equal(DdimGenerator(target.unet, SCHEDULE)(found.latents), found.edited)
-    assert torch.equal(redraw(target, found.latents, SCHEDULE), found.edited)
+    assert torch.equal(found.reconstruction, inverter.draw(inverter.generator, found.latents))
+    assert torch.equal(found.edited, inverter.draw(target, found.latents))
     assert not torch.allclose(found.edited, found.reconstruction, atol=1e-3)
     assert not any(value.requires_grad for value in (found.latents, found.edited))
 
 
-def test_errors_are_those_of_the_reconstruction():
-    found = edit(SOURCE, adapted(), pictures(), SCHEDULE, PERCEPTUAL)
+def test_errors_are_those_of_the_reconstruction(inverter):
+    found = inverter(pictures())
     difference = found.reconstruction - pictures()
     torch.testing.assert_close(found.errors["mse"], difference.square().mean(dim=(1, 2, 3)))
     clipped = (found.reconstruction.clamp(-1, 1) - pictures()).abs().mean(dim=(1, 2, 3))
     torch.testing.assert_close(found.errors["l1"], clipped)
     distance = PERCEPTUAL.paired_distance(found.reconstruction, pictures())
     assert torch.equal(found.errors["perceptual"], distance)
-    assert set(invert(SOURCE, pictures(), SCHEDULE).errors) == {"mse", "l1"}
 
 
-def test_an_adaptation_that_changes_nothing_edits_nothing():
-    untrained = SOURCE.copy_frozen()
-    lora(2).attach(untrained)
-    found = edit(SOURCE, untrained, pictures(), SCHEDULE)
+def test_a_model_that_was_not_changed_edits_nothing(inverter):
+    found = edit(inverter, inverter.generator.copy_frozen(), pictures())
     assert torch.equal(found.edited, found.reconstruction)
 
 
-def test_pictures_are_edited_without_regard_to_each_other():
-    together = edit(SOURCE, adapted(), pictures(), SCHEDULE)
-    alone = edit(SOURCE, adapted(), pictures()[2:], SCHEDULE)
+def test_an_adapter_that_was_not_trained_edits_nothing():
+    untrained = SOURCE.copy_frozen()
+    lora(2).attach(untrained)
+    found = edit(INVERTER, untrained, pictures())
+    assert torch.equal(found.edited, found.reconstruction)
+
+
+def test_pictures_are_edited_without_regard_to_each_other(inverter):
+    together = edit(inverter, adapted(inverter.generator), pictures())
+    alone = edit(inverter, adapted(inverter.generator), pictures()[2:])
     torch.testing.assert_close(together.edited[2:], alone.edited, atol=1e-3, rtol=1e-3)
+
+
+def test_without_an_embedding_errors_are_of_pixels():
+    for inverter in (ByDdim(SOURCE, SCHEDULE), ByEncoder(GAN, read)):
+        assert set(inverter(pictures()).errors) == {"mse", "l1"}
+
+
+def test_an_encoder_alone_is_a_search_of_no_steps():
+    """And the search goes on from there: the first step moves by the learning rate."""
+    start = WAYS["encoder"](pictures()).latents
+    torch.testing.assert_close(start, read(pictures()))
+    one = BySearch(GAN, PERCEPTUAL, WAYS["search"].prior, InversionConfig(1, 0.01), read)
+    moved = (one(pictures()).latents - start).abs()
+    assert moved.max() == pytest.approx(0.01, rel=1e-3)
 
 
 NOT_FINITE = pictures(1).index_fill(3, torch.tensor([4]), float("nan"))
@@ -100,11 +160,11 @@ NOT_FINITE = pictures(1).index_fill(3, torch.tensor([4]), float("nan"))
         (pictures(1) * 127.5 + 127.5, "and not from -1 to 1; scale them"),
     ],
 )
-def test_what_cannot_be_edited_is_refused(images, words):
+def test_what_cannot_be_edited_is_refused(images, words, inverter):
     with pytest.raises(AirlibError, match=words):
-        edit(SOURCE, SOURCE, images, SCHEDULE)
+        edit(inverter, inverter.generator, images)
 
 
 def test_models_of_different_sizes_are_refused():
     with pytest.raises(AirlibError, match="16 pixels and the adapted model 8"):
-        edit(SOURCE, DiffusionGenerator(small_unet(size=8)), pictures(), SCHEDULE)
+        edit(INVERTER, DiffusionGenerator(small_unet(size=8)), pictures())

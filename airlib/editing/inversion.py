@@ -4,7 +4,8 @@ r"""Inversion: from an image to the latents a generator draws it with.
     inversion = invert(generator, images, PerceptualEmbedding(maps), prior, InversionConfig())
     generator(inversion.latents)                   # inversion.reconstruction, near `images`
 
-W+ optimisation as in II2S (Zhu et al. 2020), starting at the mean latent, all entries of w+ free:
+`inverters` puts this and faster ways behind one interface. W+ optimisation as in II2S (Zhu et al.
+2020), starting at the mean latent or where an encoder says, all entries of w+ free:
 
     L(w) = |G(w) - I|^2 / pixels + perceptual(G(w), I) + lambda_p mean(v^2)
     v    = C (LeakyReLU_5(w) - m) / s              P-norm space
@@ -22,7 +23,7 @@ from torch import Generator as Rng
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.reference import checked_pictures
 from airlib.progress import track
@@ -49,8 +50,9 @@ class InversionConfig:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """Latents [n, num_ws, w_dim] of n images, what is drawn with them [n, 3, H, W], and how far
-    that is from the images: {"mse", "perceptual", "prior"}, [n] each, without weights.
+    """Latents [n, ...] of n images, what is drawn with them [n, 3, H, W], and how far that is from
+    the images, [n] each, without weights: {"mse", "l1", "perceptual"}, see `errors_of`, and "prior"
+    where a search had one.
     """
 
     latents: Tensor
@@ -95,51 +97,59 @@ class PNorm:
         return x @ self.axes.T / self.deviations
 
 
+@torch.no_grad()
+def errors_of(
+    drawn: Tensor, images: Tensor, perceptual: PerceptualEmbedding | None = None
+) -> dict[str, Tensor]:
+    """{"mse", "l1"} in pixels and, where there is an embedding, "perceptual", [n] each."""
+    errors = {
+        "mse": (drawn - images).square().mean(dim=(1, 2, 3)),
+        "l1": paired_l1(drawn, images),
+    }
+    if perceptual is not None:
+        errors["perceptual"] = perceptual.paired_distance(drawn, images)
+    return errors
+
+
 def invert(
     generator: StyleGAN2, images: Tensor, perceptual: PerceptualEmbedding, prior: PNorm,
-    config: InversionConfig | None = None,
+    config: InversionConfig | None = None, start: Tensor | None = None,
 ) -> Inversion:  # fmt: skip
     """Latents of images [n, 3, H, H] in [-1, 1]; each is found without regard to the others.
 
+    start: latents [n, num_ws, w_dim] where the search begins; default: the mean latent.
     Images are drawn without noise maps: what they would add is no matter of the latents.
     Raises AirlibError for other shapes, sizes and ranges, for NaN, and if the search diverges.
     """
     config = config or InversionConfig()
     images = checked_pictures(images, generator.resolution).to(generator.mapping.w_avg.device)
-    parts = images.split(OPTIMISED_AT_ONCE)
-    found = torch.cat([_optimised(generator, part, perceptual, prior, config) for part in parts])
+    shape = (len(images), generator.num_ws, generator.w_dim)
+    start = generator.mapping.w_avg.expand(shape) if start is None else start
+    if start.shape != shape:
+        raise AirlibError(f"a search of {list(shape)} latents cannot start at {list(start.shape)}")
+    parts = zip(images.split(OPTIMISED_AT_ONCE), start.split(OPTIMISED_AT_ONCE), strict=True)
+    found = torch.cat([_optimised(generator, *part, perceptual, prior, config) for part in parts])
     with torch.no_grad():
         drawn = torch.cat([generator(part) for part in found.split(OPTIMISED_AT_ONCE)])
-        errors = _errors(drawn, images, perceptual(images), found, perceptual, prior)
-    return Inversion(found, drawn, errors)
+        cost = prior(found).square().mean(dim=(1, 2))
+    return Inversion(found, drawn, errors_of(drawn, images, perceptual) | {"prior": cost})
 
 
 def _optimised(
-    generator: StyleGAN2, images: Tensor, perceptual: PerceptualEmbedding, prior: PNorm,
-    config: InversionConfig,
+    generator: StyleGAN2, images: Tensor, start: Tensor, perceptual: PerceptualEmbedding,
+    prior: PNorm, config: InversionConfig,
 ) -> Tensor:  # fmt: skip
-    start = generator.mapping.w_avg.expand(len(images), generator.num_ws, -1)
     latents = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([latents], lr=config.learning_rate)
     wanted = perceptual(images)
     for _ in track(range(config.steps), "inverting"):
-        errors = _errors(generator(latents), images, wanted, latents, perceptual, prior)
-        loss = errors["mse"] + errors["perceptual"] + config.prior_weight * errors["prior"]
+        drawn = generator(latents)
+        pixels = (drawn - images).square().mean(dim=(1, 2, 3))
+        maps = (perceptual.embed(drawn) - wanted).square().sum(dim=1)
+        loss = pixels + maps + config.prior_weight * prior(latents).square().mean(dim=(1, 2))
         if not loss.isfinite().all():
             raise AirlibError("the inversion diverged; lower its learning rate or prior weight")
         optimizer.zero_grad()
         loss.sum().backward()  # Adam treats every number for itself, so images do not mix
         optimizer.step()
     return latents.detach()
-
-
-def _errors(
-    drawn: Tensor, images: Tensor, wanted: Tensor, latents: Tensor,
-    perceptual: PerceptualEmbedding, prior: PNorm,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Per image [n]; `wanted` is the perceptual embedding of `images`."""
-    return {
-        "mse": (drawn - images).square().mean(dim=(1, 2, 3)),
-        "perceptual": (perceptual.embed(drawn) - wanted).square().sum(dim=1),
-        "prior": prior(latents).square().mean(dim=(1, 2)),
-    }

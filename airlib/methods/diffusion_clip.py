@@ -11,7 +11,8 @@ that is tuned, with the gradient of all six. Nothing else is new, so the loop is
     source = picture_generator(world.generator, pictures)                # inverted once
     loss = DiffusionCLIP(space, "human", "zombie", source.pictures)
     config = AdaptationConfig(250, batch=1, learning_rate=8e-6, betas=(0.9, 0.999))
-    found = edit(world.generator, adapt(source, space, loss, full(), config).apply(source), others)
+    adapted = adapt(source, space, loss, full(), config).apply(world.generator)
+    found = edit(ByDdim(world.generator, source.schedule), adapted, others)
 
 Weights and schedule are those of the official code and of the example in its README: 50 pictures,
 5 passes, t0 = 500. Two things differ. Pictures are drawn for each step instead of taken in turn,
