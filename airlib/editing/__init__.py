@@ -1,1 +1,1 @@
-"""Images in, latents out, and what can be done with them: inversion and style mixing."""
+"""Pictures in, latents out, and what can be done with them: inversion, edits, walks and mixing."""
