@@ -2,7 +2,7 @@ r"""When to stop: NADA leaves the number of steps to the user, and a run that is
 
     curve = Curve(world.space, "baby", "human", world.sample(32), every=5)
     result = world.adapt("nada", "human-baby", on_step=curve)
-    curve.advice()            # Advice(step=20, why='the probability of "baby" reaches 0.95, ...')
+    curve.advice()            # Advice(step=30, why='the probability of "baby" reaches 0.95, ...')
     curve.rows(result)        # per point: step, probability, diversity, loss
 
 Two numbers of images of fixed latents are followed, both from CLIP embeddings x alone:
@@ -21,6 +21,12 @@ This is a rule of thumb. The CLIP that judges is the one that is optimised, so p
 does its work, not that the images are good; a target may be less diverse than the source by nature;
 g and d count the same only because something has to be decided; and a curve that ends early does
 not know how far it could have risen. Look at the images around the step (`adaptation.Snapshots`).
+In the tiny world it errs on the early side. NADA with seed 0, 60 to 80 steps, and the share of the
+paired feature distance to the true targets that was left at the advice and at best:
+
+    human-cat        .72 at step 75        .72 at step 80
+    human-baby       .64 at step 30        .61 at step 55
+    photo-cartoon    .60 at step 15        .40 at step 40, where diversity is half of the source's
 """
 
 from collections.abc import Sequence
