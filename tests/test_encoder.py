@@ -10,8 +10,9 @@ from airlib.encoders.tiny import NAME, TinyEncoder, load_encoder
 from airlib.errors import AirlibError
 from airlib.files import save_tensors
 from airlib.seeding import rng
+from airlib.tinyworld.check import load_record
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import load_judge
+from airlib.tinyworld.judge import WEIGHTS, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_encoder import BATCH, EncoderTask, held_out, recognised
 from airlib.tinyworld.train_generator import SOURCES, condition
@@ -134,6 +135,25 @@ def test_the_pictures_themselves_are_recognised_and_others_are_not():
     assert recognised(judge, dogs, pictures, domain)["species"] < 0.1
     babies = render(held_out(domain, 24), Domain("human", "baby"))
     assert recognised(judge, babies, pictures, domain)["age"] < 0.3
+
+
+def test_the_shipped_encoder_is_small_and_as_good_as_the_generator_allows():
+    """G is off by its own L1 with the true latents. check-tiny measures the record again."""
+    path = WEIGHTS / f"{NAME}.safetensors"
+    assert path.stat().st_size <= 2_000_000
+    claims = load_record(NAME)["metrics"] | load_record("stylegan2")["metrics"]
+    for species in ("human", "dog"):
+        assert claims[f"encoder_{species}_l1"] < 2 * claims[f"stylegan2_{species}_l1"]
+        shares = [claims[f"encoder_{species}_{name}"] for name in ("species", "age", "sitter")]
+        assert min(shares) > 0.9
+
+
+def test_a_picture_has_the_same_latent_whoever_is_beside_it():
+    pictures = torch.cat([render(held_out(d, 2), d) for d in SOURCES])
+    encoder = load_encoder()
+    together = encoder(pictures)
+    alone = torch.cat([encoder(picture[None]) for picture in pictures])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -10,12 +10,15 @@ from airlib.editing.inversion import InversionConfig, PNorm
 from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Inverter
 from airlib.editing.manipulation import edit
 from airlib.errors import AirlibError
-from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.base import Generator
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.lora import lora
+from airlib.profiles import load_profile
 from airlib.seeding import rng
+from airlib.studies import manipulation as study
+from airlib.worlds import World, open_world
 
 SOURCE = DiffusionGenerator(small_unet(), steps=3)
 SCHEDULE = DdimSchedule(t0=400, inversion_steps=5, steps=4)
@@ -168,3 +171,54 @@ def test_what_cannot_be_edited_is_refused(images, words, inverter):
 def test_models_of_different_sizes_are_refused():
     with pytest.raises(AirlibError, match="16 pixels and the adapted model 8"):
         edit(INVERTER, DiffusionGenerator(small_unet(size=8)), pictures())
+
+
+# --- in the tiny world ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    few = {"evaluation.references": 60, "evaluation.samples": 20, "inversion.steps": 20}
+    return open_world(load_profile("tiny", few), "human")
+
+
+def test_the_encoder_sees_more_than_a_mean_and_a_search_from_it_gets_nearer(world):
+    pictures = world.pictures(2)
+    mean = world.generator(world.generator.mapping.w_avg.expand(1, world.generator.num_ws, -1))
+    found = {way: study.inverter_of(world, way)(pictures) for way in ("encoder", "refined")}
+    errors = [found[way].errors["l1"] for way in found]
+    assert (errors[1] < errors[0]).all()
+    assert (errors[0] < 0.5 * paired_l1(mean.expand_as(pictures), pictures)).all()
+
+
+def test_several_adaptations_edit_one_inversion(world):
+    pair, pictures = "photo-sketch", world.pictures(3)
+    sketch = world.adapt("nada", pair, steps=8)
+    found, edits = study.edited_by(world, {"NADA": sketch}, pictures, "encoder")
+    adapted = sketch.apply(world.generator)
+    assert torch.equal(
+        edits["NADA"], study.inverter_of(world, "encoder").draw(adapted, found.latents)
+    )
+    scores = {m.name: m for m in study.score(world, pair, edits["NADA"], pictures, "nada", 0)}
+    right = (edits["NADA"].clamp(-1, 1) - world.edited_truth(pair, 3)).abs().mean().item() / 2
+    assert scores["paired_l1"].value == pytest.approx(right, rel=1e-4)
+    assert {"clip_distance", "kept_l1"} <= scores.keys()
+    assert "clip_truth_gap" not in scores  # of other sitters than were edited
+    unedited = {m.name: m for m in study.score(world, pair, pictures, pictures, "source", 0)}
+    assert scores["clip_distance"].value < unedited["clip_distance"].value
+
+
+def test_what_a_world_cannot_do_is_named(world):
+    with pytest.raises(AirlibError, match="cannot be inverted by 'magic'"):
+        study.inverter_of(world, "magic")
+
+
+def test_profiles_have_the_same_table_and_an_encoder_entry_for_every_stylegan2():
+    tables = []
+    for name in ("tiny", "paper"):
+        profile = load_profile(name)
+        table = profile.inversion.as_dict()
+        gans = {key for key, source in profile.sources.items() if source.generator == "stylegan2"}
+        assert set(table.pop("encoders")) == gans
+        tables.append({key: type(value) for key, value in table.items()})
+    assert tables[0] == tables[1]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder
+from airlib.encoders.tiny import load_encoder
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.generators.stylegan2 import StyleGAN2
@@ -35,6 +36,7 @@ from airlib.tinyworld.train_diffusion import (
     held_out_error,
     world_diffusion,
 )
+from airlib.tinyworld.train_encoder import EncoderTask, quality
 from airlib.tinyworld.train_generator import (
     GeneratorTask,
     NarrowGeneratorTask,
@@ -48,7 +50,10 @@ from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
 
 JUDGES = tuple(JUDGE_NETWORKS)
 NARROW = NarrowGeneratorTask.name
-NETWORKS = ("clip", *JUDGES, GeneratorTask.name, NARROW, DiffusionTask.name, hypernetwork.NAME)
+NETWORKS = (
+    "clip", *JUDGES, GeneratorTask.name, NARROW, DiffusionTask.name, hypernetwork.NAME,
+    EncoderTask.name,
+)  # fmt: skip
 SECOND_SEEDS = ("clip", NARROW)  # trained again with seed 1, for the spread; NAME-1.json is kept
 
 TOLERANCE = 0.03
@@ -112,6 +117,7 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
     measured |= held_out_error(diffusion) | frechet_ratios(diffusion, judges)
     network = hypernetwork.load_hypernetwork()
     measured |= hypernetwork.measured(open_world("tiny", hypernetwork.SOURCE.species), network)
+    measured |= quality(load_encoder(), generator)
     measured["stylegan2_human_fd_ratio"] = frechet_ratio(generator, judges["judge"])
     measured["stylegan2_human_fd_ratio_vit"] = frechet_ratio(generator, judges["judge_vit"])
     return measured if quick else measured | {"clip_truth_gap": mean_truth_gap()}
