@@ -31,7 +31,7 @@ from airlib.tinyworld.training import DIFFUSION_FOUNDATION, weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
 
 PROFILES = Path(__file__).parent / "profiles"
-SHIPPED = PROFILES / "tiny_runs.json"  # NADA and AIR on the table's pairs
+SHIPPED = PROFILES / "tiny_runs.json"  # the methods and the ablations of AIR on the table's pairs
 SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
 SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
 SHIPPED_DIFFUSION = PROFILES / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
