@@ -36,7 +36,6 @@ SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on 
 SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
 SHIPPED_DIFFUSION = PROFILES / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
 SHIPPED_LORA = PROFILES / "tiny_lora.json"  # NADA there, with other ranks and layers
-SHIPPED_KNOBS = PROFILES / "tiny_knobs.json"  # AIR with other t_int and t_thresh
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
