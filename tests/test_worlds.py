@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.profiles import load_profile
-from airlib.sweep import largest_difference, load_runs, save_runs, sweep
+from airlib.profiles import load_profile, pairs_of_role
+from airlib.sweep import SHIPPED_DIFFUSION, largest_difference, load_runs, save_runs, sweep
 from airlib.tinyworld.training import WEIGHTS
 from airlib.worlds import open_world
 from airlib.worlds.tiny import world_generator
@@ -122,8 +122,18 @@ def test_the_shipped_runs_are_of_these_weights_and_numbers(tmp_path):
     """Or notebook 03 would run everything again, and its published table would be of the past."""
     pairs = [name for name, pair in load_profile("tiny").pairs.items() if pair.role == "table"]
     assert len(pairs) >= 8
-    runs = sweep("tiny", ["nada", "air"], pairs, range(5), tmp_path, known=load_runs())
-    assert len(runs) == len(pairs) * (3 + 2 * 5) and not any(run.is_here for run in runs)
+    methods = ["nada", "ipl", "svl", "air", "air_source", "air_images", "air_adaptive"]
+    runs = sweep("tiny", methods, pairs, range(5), tmp_path, known=load_runs())
+    assert len(runs) == len(pairs) * (3 + 7 * 5) and not any(run.is_here for run in runs)
+
+
+def test_the_shipped_diffusion_runs_are_of_these_weights_and_numbers(tmp_path):
+    """The same of notebook 04."""
+    pairs = pairs_of_role(load_profile("tiny"), "diffusion-table")
+    methods, known = ["nada_lora", "air_lora"], load_runs(SHIPPED_DIFFUSION)
+    runs = sweep("tiny", methods, pairs, range(3), tmp_path, known=known, protocol="full")
+    assert len(runs) == len(pairs) * (3 + 2 * 3) >= 4 * 9
+    assert not any(run.is_here for run in runs)
 
 
 TERMS = {  # of the last step, with anchors from the first quarter on
