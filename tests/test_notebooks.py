@@ -16,7 +16,7 @@ from airlib.results import load_results
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
-READY = ("00", "01", "02", "03", "05", "06", "90")
+READY = ("00", "01", "02", "03", "04", "05", "06", "90")
 
 IMPORTS = {"airlib", "math", "numpy", "torch", "pandas", "matplotlib", "IPython", "pathlib"}
 TAGS = {"parameters", "nbval-skip", "nbval-check-output"}
@@ -29,6 +29,9 @@ WORK = {  # what makes the runs below short; a parameter goes to the notebooks t
             "methods.air.steps": 4,
             "methods.air.prompt_steps": 2,
             "methods.air.prompt_pairs": 4,
+            "arms.air_lora.prompt_pairs": 4,
+            "diffusion.steps": 3,
+            "diffusion.gradient_steps": 3,
             "evaluation.samples": 40,
             "evaluation.references": 40,
         }
@@ -38,6 +41,7 @@ WORK = {  # what makes the runs below short; a parameter goes to the notebooks t
     "seeds": "1",
     "workers": "1",
 }
+DIFFUSION = {"pairs": '["diffusion-human-baby"]'}  # what notebook 04 has instead
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -165,7 +169,8 @@ def test_stored_outputs_are_of_one_run_from_top_to_bottom(path):
 @pytest.mark.parametrize("number", READY)
 def test_runs_from_top_to_bottom(number, tmp_path):
     (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
-    own = [(name, value) for name, value in WORK.items() if name in parameter_cell(path)]
+    work = WORK | (DIFFUSION if number == "04" else {})
+    own = [(name, value) for name, value in work.items() if name in parameter_cell(path)]
     report = reproduce(only=[number], out=tmp_path, parameters=own, notebooks=FOLDER)
     found = load_results(tmp_path / "tiny" / path.stem / "results.json")
     assert found["notebook"] == path.stem and found["figures"] and found["metrics"]
