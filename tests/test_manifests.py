@@ -75,8 +75,9 @@ def test_real_manifests_keep_their_own_rules(asset):
 def test_every_source_of_the_paper_profile_has_a_generator():
     from airlib.profiles import load_profile
 
-    sources = {pair.source for pair in load_profile("paper").pairs.values()}
-    assert {f"stylegan2-{source}" for source in sources} <= set(load_manifests(IN_CHECKOUT))
+    profile = load_profile("paper")
+    needed = {profile.sources[pair.source].asset for pair in profile.pairs.values()}
+    assert len(needed) == 4 and needed <= set(load_manifests(IN_CHECKOUT))
 
 
 def test_every_data_set_of_a_notebook_has_its_reader():
