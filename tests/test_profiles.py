@@ -11,7 +11,6 @@ import pytest
 from airlib.errors import AirlibError
 from airlib.profiles import Profile, load_profile, profile_names
 
-
 ROLES = {"table", "development", "unseen"}
 
 
