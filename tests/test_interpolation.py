@@ -10,7 +10,7 @@ from small_networks import small_generator, small_space, small_unet
 from torch import Tensor, nn
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt, fingerprint
-from airlib.editing.interpolation import alphas, between, mix, smoothness, walk
+from airlib.editing.interpolation import Blend, alphas, between, mix, smoothness, walk
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
@@ -181,6 +181,29 @@ def test_changes_add_up(kind, shares):
     for name, change in found.items():
         expected = shares[0] * first[name] + shares[1] * second[name]
         torch.testing.assert_close(change, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blend_is_the_mixture_of_its_shares_whatever_it_was_before(kind):
+    source, make = KINDS[kind]
+    pair = [make(1), make(2)]
+    blend = Blend(source, pair)
+    for shares in ([0.3, 0.6], [0.0, 1.0], [0.0, 0.0], [1.7, -0.4], [1.0, 0.0]):
+        expected = images(mix(source, pair, shares).apply(source))
+        assert torch.equal(images(blend(shares)), expected)
+    assert torch.equal(images(source), images(blend([0.0, 0.0])))
+
+
+def test_a_blend_forgets_what_only_one_of_its_parts_has():
+    weights, vector = gan("convolutions")(1), gan("domain_vector")(2)
+    blend = Blend(GAN, [weights, vector])
+    blend([0.0, 0.5])
+    assert torch.equal(images(blend([1.0, 0.0])), images(weights.apply(GAN)))
+
+
+def test_a_blend_refuses_another_source_before_it_mixes():
+    with pytest.raises(AirlibError, match="one source can be mixed"):
+        Blend(GAN, [gan("synthesis")(1), KINDS["lora"][1](1)])
 
 
 def test_adapters_of_other_ranks_and_layers_add_up_too():

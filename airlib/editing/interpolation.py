@@ -3,6 +3,7 @@ r"""Interpolation: between latents, between models, and how smooth the way is.
     walk(w_a, w_b, 12, "cosine")                    latents [12, ...] from one to the other
     between(source, baby, 0.5).apply(source)        a model half way from source to target
     mix(source, [baby, sketch], [0.7, 0.3])         weights w_S + sum_i alpha_i (w_i - w_S)
+    Blend(source, [baby, sketch])([0.7, 0.3])       that model, where the shares change all the time
     smoothness(frames, perceptual)                  path length and largest step of drawn images
 
 A mixture is an adaptation like any other. What is added are differences to the source, linear in
@@ -90,24 +91,47 @@ def mix(
     Raises AirlibError for adaptations of another source, for LoRA beside other tensors (which would
     have to be merged first), and for shares that are not one finite number each.
     """
-    if not adaptations or len(adaptations) != len(shares) or not all(map(math.isfinite, shares)):
-        raise AirlibError(
-            f"cannot mix {len(adaptations)} adaptations in shares {list(shares)}; "
-            "give one finite number for each"
-        )
-    made_from = fingerprint(source)
-    for adaptation in adaptations:
-        if adaptation.config["source"] != made_from:
+    return Blend(source, adaptations).mixture(shares)
+
+
+class Blend:
+    """Models of one source at any shares. The source is compared with that of the adaptations here
+    and never again, because hashing it takes longer than mixing; so it must not change.
+
+    Raises AirlibError as `mix`.
+    """
+
+    def __init__(self, source: Generator, adaptations: Sequence[Adaptation]) -> None:
+        self.source, self.adaptations = source, list(adaptations)
+        self.made_from = fingerprint(source)
+        for adaptation in adaptations:
+            if adaptation.config["source"] != self.made_from:
+                raise AirlibError(
+                    "only adaptations of one source can be mixed, and this source is another than "
+                    f"that of the adaptation {adaptation.config.get('labels', {})}"
+                )
+
+    def mixture(self, shares: Sequence[float]) -> Adaptation:
+        """See `mix`."""
+        made, n = self.adaptations, len(self.adaptations)
+        if not n or n != len(shares) or not all(map(math.isfinite, shares)):
             raise AirlibError(
-                "only adaptations of one source can be mixed, and this source is another than that "
-                f"of the adaptation {adaptation.config.get('labels', {})}"
+                f"cannot mix {n} adaptations in shares {list(shares)}; "
+                "give one finite number for each"
             )
-    parts = list(zip(adaptations, shares, strict=True))
-    parts = [(made, share) for made, share in parts if share != 0] or [(adaptations[0], 0.0)]
-    if [share for _, share in parts] == [1.0]:
-        return parts[0][0]
-    mixture = [{"share": share, **made.config} for made, share in parts]
-    return Adaptation(_mixed(source, parts), {"source": made_from, "mixture": mixture})
+        parts = [part for part in zip(made, shares, strict=True) if part[1] != 0]
+        parts = parts or [(made[0], 0.0)]
+        if [share for _, share in parts] == [1.0]:
+            return parts[0][0]
+        mixture = [{"share": share, **made.config} for made, share in parts]
+        config = {"source": self.made_from, "mixture": mixture}
+        return Adaptation(_mixed(self.source, parts), config)
+
+    def __call__(self, shares: Sequence[float]) -> Generator:
+        """The same bits as `mix(source, adaptations, shares).apply(source)`."""
+        blended = self.source.copy_frozen()
+        blended.load_state_dict(self.mixture(shares).tensors, strict=False)
+        return blended
 
 
 def _mixed(source: Generator, parts: list[tuple[Adaptation, float]]) -> dict[str, Tensor]:
