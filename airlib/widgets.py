@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image
 
+from airlib.editing.pictures import read_picture
 from airlib.errors import AirlibError
 from airlib.figures import strip_png, use_theme
 from airlib.progress import in_front_end
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from airlib.evaluation.user_study import Sitting
 
-    Control = tuple[float, float] | int | list | str
+    Control = tuple[float, float] | int | list | str | dict[str, Tensor | None]
 
 
 def live(interactive: str) -> bool:
@@ -45,30 +46,58 @@ class Explorer:
     """Images that follow their controls; `box` is what to display.
 
     draw(**values) returns images [n, 3, H, W]. A control is a pair of floats (a slider between
-    them), a number of choices (a slider 0 .. n - 1), a list (a menu) or a text (a field). If `draw`
-    fails, the last images stay, with the reason below them.
+    them), a number of choices (a slider 0 .. n - 1), a list (a menu), a text (a field), or pictures
+    [1, 3, size, size] by name (a menu, to which the reader adds by `uploads`; `draw` gets the
+    picture). If `draw` fails, or an upload is no picture, the last images stay, with the reason
+    below them.
     """
 
     def __init__(
-        self, draw: "Callable[..., Tensor]", width: int = 128, **controls: "Control"
-    ) -> None:
+        self, draw: "Callable[..., Tensor]", width: int = 128, size: int = 64,
+        **controls: "Control",
+    ) -> None:  # fmt: skip
         widgets = _ipywidgets()
-        self._draw, self._width = draw, width
+        self._draw, self._width, self._size = draw, width, size
+        self.pictures = {k: dict(given) for k, given in controls.items() if isinstance(given, dict)}
         self.controls = {name: _control(name, given) for name, given in controls.items()}
+        self.uploads = {
+            name: widgets.FileUpload(accept="image/*", description="upload")
+            for name in self.pictures
+        }
         self.picture, self.message = widgets.Image(format="png"), widgets.HTML()
-        self.box = widgets.VBox([*self.controls.values(), self.picture, self.message])
+        shown = [*self.controls.values(), *self.uploads.values(), self.picture, self.message]
+        self.box = widgets.VBox(shown)
         for control in self.controls.values():
             control.observe(self._moved, names="value")
+        for name, upload in self.uploads.items():
+            upload.observe(partial(self._uploaded, name), names="value")
         self._moved()
 
     def _moved(self, _change: object = None) -> None:
+        values = {name: control.value for name, control in self.controls.items()}
+        values |= {name: known[values[name]] for name, known in self.pictures.items()}
         try:
-            images = self._draw(**{name: c.value for name, c in self.controls.items()})
+            images = self._draw(**values)
         except AirlibError as error:
             self.message.value = escape(str(error))
             return
         self.message.value = ""
         self.picture.value = strip_png(images, self._width)
+
+    def _uploaded(self, name: str, change: dict) -> None:
+        """Put the picture of the file into the menu, and choose it."""
+        if not change["new"]:
+            return
+        (file,) = change["new"]
+        try:
+            picture = read_picture(bytes(file["content"]), self._size)
+        except AirlibError as error:
+            self.message.value = escape(f"{file['name']}: {error}")
+            return
+        known = self.pictures[name]
+        label = f"{file['name']} ({len(known)})"  # a file of the same name may be another picture
+        self.pictures[name] = {label: picture, **known}
+        self.controls[name].options = list(self.pictures[name])  # which chooses the first
 
 
 def _control(name: str, given: "Control") -> "ValueWidget":
@@ -79,9 +108,9 @@ def _control(name: str, given: "Control") -> "ValueWidget":
         return widgets.FloatSlider(low, min=low, max=high, step=step, description=name)
     if isinstance(given, int):
         return widgets.IntSlider(0, min=0, max=given - 1, description=name)
-    kind = widgets.Dropdown if isinstance(given, list) else widgets.Text
-    options = {"options": given} if isinstance(given, list) else {"value": given}
-    return kind(description=name, **options)
+    if isinstance(given, str):
+        return widgets.Text(given, description=name)
+    return widgets.Dropdown(options=list(given), description=name)
 
 
 class Questionnaire:

@@ -15,13 +15,12 @@ LAYERS = [
     {"airlib", "airlib.errors"},
     {"airlib.seeding", "airlib.progress", "airlib.files", "airlib.checkpointing"}
     | {"airlib.archives", "airlib.downloads", "airlib.cluster"},
-    {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets", "airlib.widgets"}
-    | {"airlib.manifests"},
+    {"airlib.results", "airlib.figures", "airlib.profiles", "airlib.assets"} | {"airlib.manifests"},
     {"airlib.checkpoints", "airlib.clip_space", "airlib.encoders", "airlib.generators"}
     | {"airlib.tinyworld"},
     {"airlib.parameterizations", "airlib.lora", "airlib.methods.step"},
     {"airlib.adaptation", "airlib.methods", "airlib.editing.pictures"},
-    {"airlib.evaluation", "airlib.editing"},
+    {"airlib.evaluation", "airlib.editing", "airlib.widgets"},
     {"airlib.studies"},
     {"airlib.tinyworld.training", "airlib.tinyworld.train_clip", "airlib.tinyworld.train_judge"}
     | {"airlib.tinyworld.train_generator", "airlib.tinyworld.exam"}
@@ -32,7 +31,7 @@ LAYERS = [
     | {"airlib.tinyworld.train_encoder"},
     {"airlib.studies.settings", "airlib.studies.template_sweep", "airlib.studies.one_shot"}
     | {"airlib.evaluate", "airlib.score_report", "airlib.sweep_file"}
-    | {"airlib.studies.manipulation"},
+    | {"airlib.studies.manipulation", "airlib.studies.walks"},
     {"airlib.notebook", "airlib.report", "airlib.parameters", "airlib.doctor", "airlib.execution"},
     {"airlib.reproduce"},
     {"airlib.publish", "airlib.arguments"},
