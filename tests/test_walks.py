@@ -5,8 +5,24 @@ import pytest
 import torch
 from PIL import Image
 
+from airlib.adaptation import Adaptation
 from airlib.editing.export import save_gif, save_png
+from airlib.editing.interpolation import smoothness, walk
 from airlib.errors import AirlibError
+from airlib.evaluation.frechet import frechet_distance
+from airlib.profiles import load_profile
+from airlib.seeding import rng
+from airlib.studies.manipulation import WAYS, inverter_of
+from airlib.studies.one_shot import perceptual_of
+from airlib.studies.walks import (
+    Editor,
+    _along,
+    frechet_along,
+    inverted,
+    kept,
+    smoothness_of_walks,
+)
+from airlib.worlds import World, open_world
 
 # --- files ---------------------------------------------------------------------------------------
 
@@ -55,3 +71,92 @@ def test_what_cannot_be_saved_is_refused_and_leaves_no_file(tmp_path, images, se
     with pytest.raises(AirlibError, match=words):
         save_gif(images, tmp_path / "walk.gif", seconds)
     assert not list(tmp_path.iterdir())
+
+
+# --- in the tiny world ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    few = {"evaluation.references": 60, "inversion.steps": 3, "inversion.steps_alone": 3}
+    return open_world(load_profile("tiny", few), "human")
+
+
+@pytest.fixture(scope="module")
+def sketch(world) -> Adaptation:
+    return world.adapt("nada", "photo-sketch", steps=8)
+
+
+def test_the_domains_themselves_are_at_the_ends_of_the_way_between_them():
+    """Gaussians on a line: d is |m_x - m_y| if the spread is the same."""
+    spread = torch.randn(50, 4, generator=rng(0))
+    shifted = [spread + shift for shift in (0.0, 0.25, 1.0)]
+    along = _along("judge", shifted, spread, spread + 1)
+    assert along.to_source == pytest.approx([0, 0.25, 1], abs=1e-6)
+    assert along.to_target == pytest.approx([1, 0.75, 0], abs=1e-6)
+    assert along.detour == pytest.approx([1, 1, 1], abs=1e-6)
+    aside = spread + torch.tensor([0.5, 0.5, 0.5, 0.5]) + torch.tensor([3.0, -3.0, 3.0, -3.0])
+    (detour,) = _along("judge", [aside], spread, spread + 1).detour
+    assert detour == pytest.approx(2 * 37**0.5 / 2, rel=1e-6)  # d is 2 between the ends
+
+
+def test_distances_along_the_way_are_frechet_distances_of_its_models(world, sketch):
+    adapted = sketch.apply(world.generator)
+    first, second = frechet_along(world, "photo-sketch", [world.generator, adapted], 30, 60)
+    judge, reference = world.judges[0], world.reference("photo-sketch")
+    source, images = judge.features(world.pictures(60)), world.draw(adapted, 30)
+    whole = frechet_distance(source, reference.features[0])
+    expected = frechet_distance(judge.features(images.clamp(-1, 1)), reference.features[0])
+    assert first.to_target[1] == pytest.approx((expected / whole) ** 0.5, rel=1e-4)
+    for along in (first, second):
+        assert along.to_source[0] < along.to_source[1] and min(along.detour) >= 1
+    assert first.judge != second.judge
+
+
+def test_walks_of_one_model_are_measured_as_that_model_alone(world, sketch):
+    adapted, z = sketch.apply(world.generator), world.z(4).view(2, 2, -1)
+    rows = smoothness_of_walks(world, {"a": world.generator, "b": adapted}, z, 3)
+    assert len({row["walk"] for row in rows}) == len(rows) == 6
+    by_name = {row["walk"]: row for row in rows}
+    w = [walk(*world.generator.map(ends), 3) for ends in z]
+    with torch.no_grad():
+        lengths = [smoothness(adapted(path), perceptual_of(world)).path_length for path in w]
+    assert by_name["linear in w"]["b: path length"] == pytest.approx(sum(lengths) / 2, rel=1e-4)
+    alone = smoothness_of_walks(world, {"b": adapted}, z, 3)
+    assert alone[4]["b: largest step"] == pytest.approx(rows[4]["b: largest step"], rel=1e-4)
+
+
+def test_a_perfect_copy_keeps_everything_and_another_sitter_nothing(world):
+    pictures = world.pictures(6)
+    perfect, wrong = kept(world, pictures), kept(world, pictures.roll(1, 0))
+    assert perfect["l1"] == perfect["perceptual"] == perfect["perceptual 2"] == 0
+    assert perfect["sitter"] == 1 and wrong["sitter"] == 0
+    assert perfect["attributes"] < 0.6 < 1 < wrong["attributes"]  # twice the variance
+    assert wrong["l1"] == pytest.approx((pictures - pictures.roll(1, 0)).abs().mean().item() / 2)
+
+
+def test_every_way_inverts_the_same_pictures(world):
+    pictures = world.pictures(2)
+    found = inverted(world, pictures)
+    assert list(found) == list(WAYS) and all(one.seconds > 0 for one in found.values())
+    for way, one in found.items():
+        again = inverter_of(world, way)(pictures)
+        assert torch.equal(one.latents, again.latents)
+    assert kept(world, found["refined"].reconstruction)["l1"] == pytest.approx(
+        found["refined"].errors["l1"].mean().item() / 2, rel=1e-4
+    )
+
+
+def test_the_editor_draws_source_and_target_at_the_ends(world, sketch):
+    editor, adapted = Editor(world, {"sketch": sketch}, "encoder"), sketch.apply(world.generator)
+    picture = world.pictures(1)
+    shown = editor(picture, "sketch", 0.0, seed=3)
+    assert torch.equal(shown[:1], picture) and torch.equal(shown[1], shown[2])
+    found = inverter_of(world, "encoder")(picture)
+    with torch.no_grad():
+        assert torch.equal(editor(picture, "sketch", 1.0, 0)[2:], adapted(found.latents))
+    sitters = [editor(None, "sketch", strength, 5) for strength in (0.0, 0.5, 1.0)]
+    assert torch.equal(sitters[0][0], sitters[0][1])
+    assert all(torch.equal(images[0], sitters[0][0]) for images in sitters)
+    assert not torch.allclose(sitters[1][1], sitters[2][1], atol=1e-2)
+    assert not torch.equal(editor(None, "sketch", 0.5, 6)[0], sitters[1][0])

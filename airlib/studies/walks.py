@@ -1,0 +1,199 @@
+r"""Study: how smooth walks are, whether models between two domains draw pictures that belong there,
+and what an inverted picture has kept.
+
+    smoothness_of_walks(world, {"source": world.generator, "adapted": adapted}, z, frames=17)
+    along = frechet_along(world, "photo-sketch", [blend([a]) for a in alphas(6)], 150, 300)
+    found = inverted(world, world.pictures(4))["refined"]    # .latents .reconstruction .seconds
+    editor = Editor(world, {"sketch": sketch})               # what an `Explorer` draws
+
+The square root of a Frechet distance is a distance (Wasserstein's, of two Gaussians), so with the
+source domain S, the target domain T and the images X of a model between them
+
+    detour = (d(S, X) + d(X, T)) / d(S, T) >= 1
+
+and it is 1 only if X lies on the straight way. Images that belong to neither domain nor between the
+two show as a large detour, however near the model's weights are to those of both ends.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from airlib.adaptation import Adaptation
+from airlib.editing.interpolation import Blend, smoothness, walk
+from airlib.editing.inversion import Inversion
+from airlib.editing.inverters import drawn
+from airlib.errors import AirlibError
+from airlib.evaluation.frechet import frechet_distance
+from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.evaluation.protocol import see
+from airlib.generators.base import Generator
+from airlib.seeding import rng
+from airlib.studies.manipulation import WAYS, Way, inverter_of
+from airlib.studies.one_shot import perceptual_of
+from airlib.tinyworld.attributes import LATENT
+from airlib.worlds import World
+from airlib.worlds.base import DrawnBatches
+
+READABLE = ("skin", "hair", "background", "cloth")
+"""Attributes whose numbers the tiny world's second judge reads well in a picture."""
+
+
+def smoothness_of_walks(
+    world: World, models: Mapping[str, Generator], z: Tensor, frames: int
+) -> list[dict]:
+    """Rows "linear in w", ... of path length and largest step per model, means over the walks.
+
+    z: ends of the walks [walks, 2, ...]; every model draws the same latents.
+    """
+    perceptual, rows = perceptual_of(world), []
+    for space, kind in product("wz", ("linear", "spherical", "cosine")):
+        row = {"walk": f"{kind} in {space}"}
+        paths = [_path(world, ends, frames, kind, space) for ends in z]
+        for name, model in models.items():
+            found = [smoothness(drawn(model, path), perceptual) for path in paths]
+            row[f"{name}: path length"] = sum(s.path_length for s in found) / len(found)
+            row[f"{name}: largest step"] = sum(s.largest_step for s in found) / len(found)
+        rows.append(row)
+    return rows
+
+
+def _path(world: World, ends: Tensor, frames: int, kind: str, space: str) -> Tensor:
+    """Latents of `frames` images between two z [2, ...]."""
+    if space == "z":
+        return world.generator.map(walk(*ends, frames, kind), world.truncation)
+    return walk(*world.generator.map(ends, world.truncation), frames, kind)
+
+
+@dataclass(frozen=True)
+class Along:
+    """Distances of the models along a way, roots of Frechet distances in units of d(S, T)."""
+
+    judge: str
+    to_source: list[float]
+    to_target: list[float]
+
+    @property
+    def detour(self) -> list[float]:
+        """1 on the straight way between the domains, see above."""
+        return [a + b for a, b in zip(self.to_source, self.to_target, strict=True)]
+
+
+def frechet_along(
+    world: World, pair: str, models: Iterable[Generator], samples: int, references: int
+) -> list[Along]:
+    """By every judge. samples: images of each model, of the same latents. references: pictures of
+    each domain, no generator's.
+    """
+    if not world.judges:
+        raise AirlibError(f"Frechet distances need a judge: {world.without_judges}")
+    latents, encoder = world.sample(samples), world.space.encoders[0]
+
+    def features(batches: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        return see(batches, world.judges, encoder).features
+
+    target = world.reference(pair).features
+    source = features(world.as_scored(world.pictures(references)).split(50))
+    seen = [features(DrawnBatches(model, latents, world.as_scored)) for model in models]
+    return [
+        _along(judge.title, [x[i] for x in seen], source[i], target[i][:references])
+        for i, judge in enumerate(world.judges)
+    ]
+
+
+def _along(judge: str, seen: Sequence[Tensor], source: Tensor, target: Tensor) -> Along:
+    whole = frechet_distance(source, target)
+    shares = [
+        [(frechet_distance(x, domain) / whole) ** 0.5 for x in seen] for domain in (source, target)
+    ]
+    return Along(judge, *shares)
+
+
+# --- inversion -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Timed(Inversion):
+    """An inversion, and the seconds per picture that it took."""
+
+    seconds: float
+
+
+def inverted(world: World, pictures: Tensor, ways: Sequence[Way] = WAYS) -> dict[str, Timed]:
+    """Pictures [n, 3, H, H], inverted in several ways."""
+    results = {}
+    for way in ways:
+        inverter, started = inverter_of(world, way), time.perf_counter()
+        found = inverter(pictures)
+        seconds = (time.perf_counter() - started) / len(pictures)
+        results[way] = Timed(found.latents, found.reconstruction, found.errors, seconds)
+    return results
+
+
+@torch.no_grad()
+def kept(world: World, images: Tensor) -> dict[str, float]:
+    """What images [n, 3, H, H] kept of the first n of `world.pictures`: "l1", a share of the pixel
+    range, and the distance by each judge's maps, "perceptual", "perceptual 2", of which the first
+    is in the loss of a search.
+
+    Where the world knows the sitters, also by the last judge "sitter", the share of images that are
+    nearer to their own picture than to any other, and "attributes", the root mean square error of
+    their `READABLE` numbers: 0 is perfect, 1 is to guess their mean.
+    """
+    pictures, images = world.pictures(len(images)).to(images.device), images.clamp(-1, 1)
+    found = {"l1": (images - pictures).abs().mean().item() / 2}
+    for number, judge in enumerate(world.judges, 1):
+        distance = PerceptualEmbedding(judge.maps, judge.layer_weights)
+        name = "perceptual" if number == 1 else f"perceptual {number}"
+        found[name] = distance.paired_distance(images, pictures).mean().item()
+    if world.knows_truth:
+        judge, known = world.judges[-1], world.z(len(images), "pictures")
+        read, wanted = judge(images)["latent"], judge(pictures)["latent"]
+        nearest = torch.cdist(read, wanted).argmin(dim=1)
+        found["sitter"] = (nearest == torch.arange(len(images))).float().mean().item()
+        errors = torch.cat([(read - known)[:, LATENT[name]] for name in READABLE], dim=1)
+        found["attributes"] = errors.square().mean().sqrt().item()
+    return found
+
+
+# --- the explorer --------------------------------------------------------------------------------
+
+
+class Editor:
+    """Draws what a reader asks for, at the speed of a slider: what a picture's latents are is found
+    once, and models between are mixed, not loaded.
+
+    domains: adaptations by name, all of the world's source. way: see `inverter_of`.
+    """
+
+    def __init__(
+        self, world: World, domains: Mapping[str, Adaptation], way: Way | None = None
+    ) -> None:
+        self.world, self.inverter = world, inverter_of(world, way)
+        self.blends = {name: Blend(world.generator, [made]) for name, made in domains.items()}
+        self._found = lru_cache(maxsize=16)(self._found)
+
+    def __call__(self, picture: Tensor | None, domain: str, strength: float, seed: int) -> Tensor:
+        """[3, 3, H, H]: the picture [1, 3, H, H], its reconstruction and its edit; without a
+        picture [2, 3, H, H], the sitter of `seed` by the source and edited.
+        """
+        latents, before = self._found(picture, seed if picture is None else 0)
+        draw = drawn if picture is None else self.inverter.draw
+        edit = draw(self.blends[domain]([strength]), latents)
+        return torch.cat([before, self.world.as_scored(edit).cpu()])
+
+    def _found(self, picture: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+        """Latents, and the images that stay as they are while the model changes."""
+        world = self.world
+        if picture is None:
+            stream = rng(seed, "explorer")
+            latents = world.generator.sample_latents(1, stream, world.truncation)
+            return latents, world.as_scored(drawn(world.generator, latents)).cpu()
+        found = self.inverter(picture)
+        before = torch.cat([picture.cpu(), found.reconstruction.cpu()])
+        return found.latents, world.as_scored(before)
