@@ -1,5 +1,6 @@
 # make reproduce    run every notebook with the tiny profile and write runs/report.html
 # make test         run the test suite, the short notebooks included
+# make browser      move the widgets of a notebook in the Chromium of this machine
 #
 # Each makes a virtual environment in .venv first if there is none; nothing but Python and make is needed.
 # Choose the interpreter with PYTHON=python3.12, add options with ARGS="--only 03 --fresh".
@@ -11,14 +12,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 NOTEBOOKS = $(wildcard notebooks/0[01]_*.ipynb)
 
-.PHONY: reproduce test
+.PHONY: reproduce test browser
 
 reproduce: $(INSTALLED)
 	$(BIN)/airlib reproduce $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q --timeout=900 $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) \
+	$(BIN)/python -m pytest -q -rs --timeout=900 $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) \
 		tests $(NOTEBOOKS) $(ARGS)
+
+browser: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --editable '.[notebooks,test,browser]'
+	$(BIN)/python -m pytest -q -rsP tests/test_browser.py $(ARGS)
 
 # The stamp is touched only after a complete installation, so an interrupted one is repeated.
 $(INSTALLED): pyproject.toml
