@@ -112,7 +112,7 @@ def measure(size: str, name: str, device: str) -> dict[str, float]:
     generator = network(size, **WAYS[name]).to(device)
     latents = generator.sample_latents(BATCH[size], rng(0, "latents"))
     with torch.no_grad():
-        generator.unet(latents[:, :, :16, :16], 0)  # loads kernels
+        generator.unet(latents[:, :, :32, :32], 0)  # loads kernels
     before, seconds = peak(device), []
     for _ in range(REPEATS[size]):
         started = now(device)

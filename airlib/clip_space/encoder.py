@@ -89,8 +89,8 @@ class ClipEncoder:
         return self
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> unit vectors [B, D], differentiable."""
-        return self.embed_pixels(self.preprocess(images))
+        """[B, 3, H, W] in [-1, 1], on any device -> unit vectors [B, D], differentiable."""
+        return self.embed_pixels(self.preprocess(images.to(self.device)))
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Images that `preprocess` has seen -> unit vectors [B, D], differentiable."""

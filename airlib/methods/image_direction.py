@@ -34,6 +34,6 @@ class ImageDirection(Directional):
         with torch.no_grad():
             latents = source.sample_latents(samples, rng(seed, "image direction"))
             start = space.embed_images(source(latents))
-            end = space.embed_images(pictures.to(latents.device))
+            end = space.embed_images(pictures)
         directions = [b.mean(dim=0) - a.mean(dim=0) for a, b in zip(start, end, strict=True)]
         super().__init__(space, directions, {**settings, "samples": samples, "seed": seed})

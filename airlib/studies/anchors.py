@@ -45,6 +45,9 @@ def anchor_path(
     anchors = [entry for entry in log if entry.get("event") == "anchor"]
     if not anchors:
         raise AirlibError("this run took no anchor; it is not one of AIR, or too short for one")
+    source, target, source_text, target_text = (
+        embedding.cpu() for embedding in (source, target, source_text, target_text)
+    )
     images = [source, *(torch.tensor(entry["image_mean"][0]) for entry in anchors)]
     prompts = [source_text, *(torch.tensor(entry["prompt"][0]) for entry in anchors)]
     unlearnt = [source_text] * len(images)

@@ -151,6 +151,7 @@ def path_coordinates(points: Tensor, source: Tensor, target: Tensor) -> list[tup
 
     (0, 0) is the source, (1, 0) the target; both coordinates are in units of their distance.
     """
+    points, source, target = points.cpu(), source.cpu(), target.cpu()
     way = target - source
     length = way.norm()
     if length == 0:

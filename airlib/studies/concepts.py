@@ -148,10 +148,10 @@ def embed_image_folder(
 
 @torch.no_grad()
 def _mean_embedding(encoder: ClipEncoder, images: Tensor) -> Tensor:
-    """Mean of the unit embeddings of [B, 3, H, W], [D] in float64."""
-    return encoder.embed_images(images).double().mean(0)
+    """Mean of the unit embeddings of [B, 3, H, W], [D] in float64, on the CPU."""
+    return encoder.embed_images(images).double().mean(0).cpu()
 
 
 @torch.no_grad()
 def _embed_text(encoder: ClipEncoder, texts: list[str]) -> Tensor:
-    return encoder.embed_text(texts).double()
+    return encoder.embed_text(texts).double().cpu()

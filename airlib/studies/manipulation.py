@@ -135,7 +135,7 @@ def score(
     reference = replace(world.reference(pair), truth=truth)
     parts = world.as_scored(edits).split(50)
     found = evaluate(parts, reference, pair=pair, method=method, seed=seed).metrics
-    kept = paired_l1(edits, pictures[:n]).mean().item() / 2
+    kept = paired_l1(edits, pictures[:n].to(edits.device)).mean().item() / 2
     how = f"kept{n}: share of the pixel range, to the picture that was edited"
     return [*found, Metric("kept_l1", kept, n, None, how, pair, method, seed)]
 

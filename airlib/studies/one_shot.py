@@ -59,7 +59,9 @@ OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_qu
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A picture [1, 3, H, H] of a pair's target domain, and its inversion in the source domain."""
+    """A picture [1, 3, H, H] of a pair's target domain, and its inversion in the source domain;
+    both on the device of the generator.
+    """
 
     pair: str
     picture: Tensor
@@ -77,9 +79,8 @@ def example_of(world: World, pair: str) -> Example:
         picture = next(iter(world.reference_images(pair)))[:1]
     numbers, perceptual = world.profile.one_shot.inversion, perceptual_of(world)
     config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
-    return Example(
-        pair, picture, invert(world.generator, picture, perceptual, _prior(world), config)
-    )
+    inversion = invert(world.generator, picture, perceptual, _prior(world), config)
+    return Example(pair, picture.to(inversion.latents.device), inversion)
 
 
 @cache

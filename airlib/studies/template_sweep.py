@@ -166,7 +166,7 @@ def misalignments(world: World, pair: str, templates: Sequence[str]) -> Tensor:
         text_direction(encoder, texts.source_class, texts.target_class, templates_of(template))
         for template in templates
     ]
-    return offset_misalignment(_image_offset(world, pair), torch.stack(directions))
+    return offset_misalignment(_image_offset(world, pair), torch.stack(directions).cpu())
 
 
 @cache
