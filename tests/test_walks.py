@@ -17,11 +17,15 @@ from airlib.studies.one_shot import perceptual_of
 from airlib.studies.walks import (
     Editor,
     _along,
+    adaptations_of,
     frechet_along,
     inverted,
     kept,
     smoothness_of_walks,
+    truth_of_both,
 )
+from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.renderer import render
 from airlib.worlds import World, open_world
 
 # --- files ---------------------------------------------------------------------------------------
@@ -111,6 +115,25 @@ def test_distances_along_the_way_are_frechet_distances_of_its_models(world, sket
     for along in (first, second):
         assert along.to_source[0] < along.to_source[1] and min(along.detour) >= 1
     assert first.judge != second.judge
+
+
+def test_adaptations_are_those_of_the_world_and_made_once(world, tmp_path):
+    few = {"methods.nada.steps": 2, "evaluation.references": 60}
+    (made,) = adaptations_of("tiny", [("nada", "photo-sketch")], 3, tmp_path, few, workers=1)
+    expected = world.adapt("nada", "photo-sketch", 3, steps=2)
+    assert made.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(made.tensors[name], value) for name, value in expected.tensors.items())
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    adaptations_of("tiny", [("nada", "photo-sketch")], 3, tmp_path, few, workers=1)
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    more = few | {"methods.nada.steps": 3}
+    (longer,) = adaptations_of("tiny", [("nada", "photo-sketch")], 3, tmp_path, more, workers=1)
+    assert len(longer.log) == 3
+
+
+def test_the_truth_of_two_domains_is_their_style_and_their_species(world):
+    both = truth_of_both(world, "photo-sketch", "human-werewolf", 2)
+    assert torch.equal(both, render(world.z(2), Domain("werewolf", "adult", "sketch")))
 
 
 def test_walks_of_one_model_are_measured_as_that_model_alone(world, sketch):

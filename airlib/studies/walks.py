@@ -17,14 +17,16 @@ two show as a large detour, however near the model's weights are to those of bot
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from airlib.adaptation import Adaptation
+from airlib.cluster import in_processes
 from airlib.editing.interpolation import Blend, smoothness, walk
 from airlib.editing.inversion import Inversion
 from airlib.editing.inverters import drawn
@@ -33,15 +35,45 @@ from airlib.evaluation.frechet import frechet_distance
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.evaluation.protocol import see
 from airlib.generators.base import Generator
+from airlib.profiles import load_profile
 from airlib.seeding import rng
 from airlib.studies.manipulation import WAYS, Way, inverter_of
 from airlib.studies.one_shot import perceptual_of
+from airlib.sweep import Run, check_pairs, recorded, run_inputs, world_of
 from airlib.tinyworld.attributes import LATENT
+from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.renderer import render
 from airlib.worlds import World
 from airlib.worlds.base import DrawnBatches
 
-READABLE = ("skin", "hair", "background", "cloth")
-"""Attributes whose numbers the tiny world's second judge reads well in a picture."""
+READABLE = {"human": ("skin", "hair", "background", "cloth"), "dog": ("fur", "background")}
+"""Attributes of a source whose numbers the tiny world's second judge reads well in a picture."""
+
+
+def adaptations_of(
+    profile: str, wanted: Sequence[tuple[str, str]], seed: int, directory: str | Path,
+    overrides: dict | None = None, workers: int = 2,
+) -> list[Adaptation]:  # fmt: skip
+    """Of (method, pair) each, with the profile's numbers; as `sweep` makes them, but not scored.
+    What `directory` holds from the same numbers and weights is not made again.
+    """
+    runs = [Run(pair, method, seed, Path(directory).absolute()) for method, pair in wanted]
+    check_pairs(load_profile(profile, overrides), [run.pair for run in runs])
+    frozen = tuple(sorted((overrides or {}).items()))
+    list(in_processes(_adapt, [(run, profile, frozen) for run in runs], workers))
+    return [run.adaptation() for run in runs]
+
+
+def _adapt(run: Run, profile: str, overrides: tuple) -> None:
+    numbers = load_profile(profile, dict(overrides))
+
+    def make() -> int:
+        world = world_of(profile, numbers.pairs[run.pair].source, overrides)
+        adaptation = world.adapt(run.method, run.pair, run.seed)
+        adaptation.save(run.file(".safetensors"))
+        return len(adaptation.log)
+
+    recorded(run.file(".json"), run_inputs(run.pair, run.method, numbers), "log", make)
 
 
 def smoothness_of_walks(
@@ -114,6 +146,14 @@ def _along(judge: str, seen: Sequence[Tensor], source: Tensor, target: Tensor) -
     return Along(judge, *shares)
 
 
+def truth_of_both(world: World, pair: str, second: str, n: int) -> Tensor:
+    """The first n sitters of `world.z` in both target domains [n, 3, 64, 64] of the tiny world: the
+    style of `pair`'s target, species and age of the other's.
+    """
+    style, sitter = (Domain.parse(world.pair(name).target) for name in (pair, second))
+    return render(world.z(n), replace(sitter, style=style.style))
+
+
 # --- inversion -----------------------------------------------------------------------------------
 
 
@@ -156,7 +196,9 @@ def kept(world: World, images: Tensor) -> dict[str, float]:
         read, wanted = judge(images)["latent"], judge(pictures)["latent"]
         nearest = torch.cdist(read, wanted).argmin(dim=1)
         found["sitter"] = (nearest == torch.arange(len(images))).float().mean().item()
-        errors = torch.cat([(read - known)[:, LATENT[name]] for name in READABLE], dim=1)
+        errors = torch.cat(
+            [(read - known)[:, LATENT[name]] for name in READABLE[world.source]], dim=1
+        )
         found["attributes"] = errors.square().mean().sqrt().item()
     return found
 
