@@ -16,7 +16,7 @@ from airlib.results import load_results
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
-READY = ("00", "01", "02", "03", "04", "05", "06", "90")
+READY = ("00", "01", "02", "03", "04", "05", "06", "07", "90")
 
 IMPORTS = {"airlib", "math", "numpy", "torch", "pandas", "matplotlib", "IPython", "pathlib"}
 TAGS = {"parameters", "nbval-skip", "nbval-check-output"}
@@ -29,6 +29,8 @@ WORK = {  # what makes the runs below short; a parameter goes to the notebooks t
             "methods.air.steps": 4,
             "methods.air.prompt_steps": 2,
             "methods.air.prompt_pairs": 4,
+            "arms.nada_lora.steps": 4,
+            "arms.air_lora.steps": 4,
             "arms.air_lora.prompt_pairs": 4,
             "diffusion.steps": 3,
             "diffusion.gradient_steps": 3,
@@ -178,7 +180,7 @@ def test_runs_from_top_to_bottom(number, tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", ["00", "01", "02", "03", "05", "06"])
+@pytest.mark.parametrize("number", ["00", "01", "02", "03", "05", "06", "07"])
 def test_dry_run_of_the_paper_profile_needs_no_download(number, tmp_path, monkeypatch):
     """With a generator of 64 pixels instead of 1024 for speed; CLIP has its real size."""
     monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
