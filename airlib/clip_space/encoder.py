@@ -155,7 +155,10 @@ class ClipSpace:
         self.weights = [weight for _, weight in kept]
 
     def embed_images(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> one [B, D_m] per model; equal resizes are done once."""
+        """[B, 3, H, W] in [-1, 1], on any device -> one [B, D_m] per model; equal resizes are done
+        once.
+        """
+        images = images.to(self.encoders[0].device)
         pixels: dict[ClipPreprocess, Tensor] = {}
         for encoder in self.encoders:
             if encoder.preprocess not in pixels:
