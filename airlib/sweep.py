@@ -36,6 +36,8 @@ SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on 
 SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
 SHIPPED_DIFFUSION = PROFILES / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
 SHIPPED_LORA = PROFILES / "tiny_lora.json"  # NADA there, with other ranks and layers
+SHIPPED_RATES = PROFILES / "tiny_diffusion_settings.json"  # both, with other rates and lengths
+SHIPPED_KNOBS = PROFILES / "tiny_knobs.json"  # AIR with other thresholds and intervals
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 

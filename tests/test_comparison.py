@@ -1,6 +1,7 @@
 """Tables and contrasts against hand-worked numbers."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from airlib.studies.comparison import (
     p_text,
     path_coordinates,
     sentence,
+    shares_left,
     summary,
 )
 
@@ -68,6 +70,23 @@ def test_improvement_is_the_share_of_the_sources_distance_that_is_gone():
     assert list(found) == ["nada", "air"]
     assert found["nada"]["improved"] == ["a"] and found["nada"]["mean"] == (0.5 - 0.5) / 2
     assert found["air"]["improved"] == ["a", "b"] and found["air"]["mean"] == (0.75 + 0.5) / 2
+
+
+def test_options_are_compared_by_what_they_leave_of_the_source():
+    values = {"source": (8.0, 2.0), "air t_int=0.1": (4.0, 2.0), "air t_int=0.2": (2.0, 0.5)}
+    runs = {
+        f"{pair} {method}": {
+            "inputs": {"options": {"t_int": method[-3:]}} if "=" in method else {},
+            "metrics": [asdict(m) for m in metrics({(pair, method): [values[method][i]]})],
+        }
+        for i, pair in enumerate("ab")
+        for method in values
+    }
+    assert shares_left(runs, ["frechet"]) == [
+        {"method": "air", "t_int": "0.1", "frechet": (4 / 8 + 2 / 2) / 2},
+        {"method": "air", "t_int": "0.2", "frechet": (2 / 8 + 0.5 / 2) / 2},
+    ]
+    assert shares_left({}, ["frechet"]) == []
 
 
 def test_words_say_how_sure_the_numbers_are():

@@ -180,9 +180,12 @@ def test_runs_from_top_to_bottom(number, tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", ["00", "01", "02", "03", "05", "06", "07"])
+@pytest.mark.parametrize("number", ["00", "03"])
 def test_dry_run_of_the_paper_profile_needs_no_download(number, tmp_path, monkeypatch):
-    """With a generator of 64 pixels instead of 1024 for speed; CLIP has its real size."""
+    """With a generator of 64 pixels instead of 1024 for speed; CLIP has its real size.
+
+    `test_other_device` runs all of them in its own process.
+    """
     monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
     own = [("dry_run", "true"), ("overrides", '{"sources.ffhq.resolution": 64}')]
     reproduce(profile="paper", only=[number], out=tmp_path, parameters=own, notebooks=FOLDER)

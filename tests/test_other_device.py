@@ -3,17 +3,23 @@ mixes it with the CPU raises (`other_device`)."""
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot
 import nbformat
 import pytest
 import torch
 from other_device import DEVICE, other_device
 
+from airlib.results import load_results
 from airlib.worlds import paper
 
-matplotlib.use("agg")
+matplotlib.pyplot.switch_backend("agg")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb"))
-SMALL = {"sources.ffhq.resolution": 64}  # CLIP has its real size
+SMALL = {  # the generators, for speed; CLIP has its real size
+    "sources.ffhq.resolution": 64,
+    "sources.diffusion-ffhq.resolution": 32,
+    "diffusion.checkpointing": False,  # torch.utils.checkpoint knows real devices only
+}
+UNET = paper.P2_CONFIG | {"sample_size": 32, "block_out_channels": (64,) * 6}
 
 
 @pytest.fixture
@@ -21,6 +27,7 @@ def elsewhere(tmp_path, monkeypatch):
     """PaperWorld opens its networks on the second device."""
     monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
     monkeypatch.setattr(paper, "_device", lambda: DEVICE)
+    monkeypatch.setattr(paper, "P2_CONFIG", UNET)
     with other_device():
         yield
 
@@ -32,12 +39,16 @@ def cells(path: Path) -> list[str]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_keep_to_the_device_of_their_networks(path, elsewhere, tmp_path):
+def test_a_dry_run_keeps_to_the_device_of_its_networks(path, elsewhere, tmp_path):
+    """And needs no download."""
     parameters = {"profile": "paper", "dry_run": True, "out_dir": str(tmp_path), "overrides": SMALL}
     names = {"display": lambda *_: None}
     for position, source in enumerate(cells(path)):
         exec(compile(source, f"{path.stem}, cell {position}", "exec"), names)
         names.update({key: value for key, value in parameters.items() if key in names})
+    found = load_results(tmp_path / "paper" / path.stem / "results.json")
+    assert found["profile"] == "paper" and found["figures"]
+    assert not (tmp_path / "assets").exists()
 
 
 def test_the_second_device_refuses_to_meet_the_first(elsewhere):

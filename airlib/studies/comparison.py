@@ -7,7 +7,7 @@ All functions take the flat list of `Metric` that a sweep returns. Methods share
 so two methods are compared run by run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +107,24 @@ def improvements(metrics: Sequence[Metric], names: Sequence[str]) -> list[dict]:
             mean = sum(shares.values()) / len(shares)
             rows.append({"metric": name, "method": method, "improved": improved, "mean": mean})
     return sorted(rows, key=lambda row: row["method"], reverse=True)
+
+
+def shares_left(runs: Mapping[str, dict], names: Sequence[str]) -> list[dict]:
+    """One row per method and options of a sweep (`sweep.load_runs`): "method", each option, and per
+    metric the mean over pairs of value / source's value. Empty if there are no runs.
+    """
+    metrics = [Metric(**metric) for run in runs.values() for metric in run["metrics"]]
+    gained = improvements(metrics, names) if metrics else []
+    left = {(row["method"], row["metric"]): 1 - row["mean"] for row in gained}
+    options = {
+        run["metrics"][0]["method"]: run["inputs"]["options"]
+        for run in runs.values()
+        if "options" in run["inputs"]
+    }
+    return [
+        {"method": label.split()[0], **changed, **{name: left[label, name] for name in names}}
+        for label, changed in options.items()
+    ]
 
 
 def sentence(row: dict, first: str, second: str, pairs: int) -> str:
