@@ -131,7 +131,8 @@ def _client(workers: int, scheduler: str | None) -> Iterator["Client"]:
         dask.config.set(LOCAL | {"temporary-directory": scratch}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address=None, memory_limit=None, silence_logs=CRITICAL,
+            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # any free port
+            memory_limit=None, silence_logs=CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip

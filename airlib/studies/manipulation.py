@@ -8,10 +8,9 @@ AIR shows this in Fig. 9 and 10 and compares CLIP distance to references. In the
 right answer is known: the same sitter drawn in the target domain. So the paired distances are
 scored as well, and `kept`, the pixel distance to the original picture, which an edit may not forget
 either. How a world inverts pictures is in its profile (`inverter_of`); WAYS are compared by
-`ways_compared`.
+`studies.walks.inverted`.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -106,25 +105,6 @@ def edited_by(
         name: inverter.draw(adaptation.apply(world.generator), found.latents)
         for name, adaptation in adaptations.items()
     }
-
-
-def ways_compared(world: World, pictures: Tensor) -> list[dict]:
-    """One row per way to invert pictures into a StyleGAN2 that has an encoder: mean "l1",
-    "perceptual" and "prior" of the reconstructions, and seconds per picture.
-    """
-    perceptual, prior, rows = perceptual_of(world), _prior(world), []
-    for way in WAYS:
-        inverter, started = inverter_of(world, way), time.perf_counter()
-        found = inverter(pictures)
-        seconds = (time.perf_counter() - started) / len(pictures)
-        row = {
-            "l1": found.errors["l1"],
-            "perceptual": perceptual.paired_distance(found.reconstruction, pictures),
-            "prior": prior(found.latents).square().mean(dim=(1, 2)),
-        }
-        means = {name: value.mean().item() for name, value in row.items()}
-        rows.append({"way": way, **means, "seconds": seconds})
-    return rows
 
 
 def score(
