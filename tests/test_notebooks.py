@@ -180,7 +180,7 @@ def test_runs_from_top_to_bottom(number, tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", ["00", "03"])
+@pytest.mark.parametrize("number", ["00"])
 def test_dry_run_of_the_paper_profile_needs_no_download(number, tmp_path, monkeypatch):
     """With a generator of 64 pixels instead of 1024 for speed; CLIP has its real size.
 
