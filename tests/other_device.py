@@ -58,13 +58,15 @@ class Factories(TorchDispatchMode):
 
 
 class Constructors(TorchFunctionMode):
-    """torch.tensor would forget the numbers on the way."""
+    """What makes a tensor below the reach of `Factories`: torch.tensor, and a list as an index."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return function(*args, **kwargs).to(device)
+        if function is Tensor.__getitem__ and isinstance(args[1], list):
+            args = args[0], torch.tensor(args[1])
         return function(*args, **kwargs)
 
 

@@ -59,4 +59,5 @@ def test_the_second_device_refuses_to_meet_the_first(elsewhere):
         torch.rand(3, device=DEVICE, generator=torch.Generator())
     with pytest.raises(TypeError, match="no array"):
         layer(images.to(DEVICE)).detach().numpy()
+    assert torch.equal(images.to(DEVICE)[[3, 1]].cpu(), images[[3, 1]])
     assert torch.equal(layer(images.to(DEVICE)).cpu(), layer.cpu()(images))
