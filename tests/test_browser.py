@@ -1,4 +1,5 @@
-"""The explorer in a real browser: a reader moves its slider in JupyterLab, and the picture changes.
+"""The explorer in a real browser: a reader moves its slider in JupyterLab and the picture changes,
+uploads a picture and sees it edited.
 
     make browser
 
@@ -24,6 +25,9 @@ pytest.importorskip("jupyterlab", reason=INSTALL)
 pytest.importorskip("playwright", reason=INSTALL)
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
+from airlib.editing.export import save_png  # noqa: E402
+from airlib.worlds import open_world  # noqa: E402
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARTEFACTS = Path(
     os.environ.get("AIRLIB_ARTEFACTS") or Path(__file__).parents[1] / "runs" / "artefacts"
@@ -44,9 +48,15 @@ def walk(step: float, start: str, end: str):
 
 if live("auto"):
     display(Explorer(walk, step=(0.0, 1.0), start="sketch of a human", end="dog").box)"""
-SHOWN = """before => {
-    const image = document.querySelector(".widget-image");
-    if (!image.complete || !image.naturalWidth) return false;  // still being loaded
+EDIT = """\
+from airlib.studies.walks import Editor
+
+editor = Editor(world, {"sketch": world.adapt("nada", "photo-sketch", steps=5)}, "encoder")
+display(Explorer(lambda picture: editor(picture, "sketch", 1.0, 0), picture={"none": None}).box)"""
+EXPLORER, EDITOR = 0, 1  # pictures of the notebook, from the top
+SHOWN = """([which, before]) => {
+    const image = document.querySelectorAll(".widget-image")[which];
+    if (!image || !image.complete || !image.naturalWidth) return false;  // still being loaded
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
     canvas.getContext("2d").drawImage(image, 0, 0);
@@ -68,7 +78,7 @@ def browser() -> str:
 def address(tmp_path_factory) -> Iterator[str]:
     """Of the notebook on a JupyterLab server of our own, which neither sees nor leaves settings."""
     home = tmp_path_factory.mktemp("lab")
-    cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, EXPLORE)]
+    cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, EXPLORE, EDIT)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     (home / "notebooks").mkdir()
@@ -113,7 +123,7 @@ def lab(browser, address) -> Iterator[Page]:
     expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser)
-        page = chromium.new_page(viewport={"width": 1280, "height": 960})
+        page = chromium.new_page(viewport={"width": 1280, "height": 1400})
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(address)
         page.get_by_text("| Idle").wait_for()  # in the status bar: the kernel is connected
@@ -128,7 +138,9 @@ def page(lab, request) -> Iterator[Page]:
     """JupyterLab with the explorer in it; a screenshot is kept at the end of the test."""
     try:
         failure = lab.locator("[data-mime-type$=stderr]", has_text="Traceback")
-        lab.get_by_role("slider").or_(failure).first.wait_for()
+        lab.get_by_role("button", name="upload (").or_(
+            failure
+        ).first.wait_for()  # the last to appear
         assert not failure.all_inner_texts()
         yield lab
     finally:
@@ -140,9 +152,9 @@ def keep(page: Page, name: str) -> None:
     page.screenshot(path=ARTEFACTS / f"browser_{name}.png")
 
 
-def picture(page: Page, before: str = "") -> str:
+def picture(page: Page, before: str = "", which: int = EXPLORER) -> str:
     """The pixels on the screen (a PNG as a data URL), as soon as they are not `before`."""
-    return page.wait_for_function(SHOWN, arg=before).json_value()
+    return page.wait_for_function(SHOWN, arg=[which, before]).json_value()
 
 
 def test_the_picture_follows_the_slider(page):
@@ -173,3 +185,26 @@ def test_an_error_is_told_and_the_last_picture_stays(page):
     field.fill("cat")
     picture(page, before)
     expect(complaint).to_have_count(0)
+
+
+def choose(page: Page, file: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="upload (").click()
+    chooser.value.set_files(file)
+
+
+def test_an_upload_is_edited_and_what_is_no_picture_is_refused(page, tmp_path):
+    portrait, text = tmp_path / "portrait.png", tmp_path / "notes.png"
+    save_png(open_world("tiny").pictures(1), portrait, side=200)  # larger than the generator's
+    text.write_text("no picture at all")
+    sitter = picture(page, which=EDITOR)
+    menu = page.get_by_label("picture", exact=True)
+    choose(page, portrait)
+    edited = picture(page, before=sitter, which=EDITOR)
+    expect(menu.locator("option:checked")).to_have_text("portrait.png (1)")
+    keep(page, "upload")
+    choose(page, text)
+    expect(page.get_by_text("notes.png: ")).to_be_visible()
+    assert picture(page, which=EDITOR) == edited
+    menu.select_option("none")
+    assert picture(page, before=edited, which=EDITOR) == sitter

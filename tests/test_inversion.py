@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from small_networks import small_generator
 from torch import Tensor
 
-from airlib.editing.inversion import Inversion, InversionConfig, PNorm, invert
+from airlib.editing.curvature import Curvature
+from airlib.editing.inversion import Inversion, InversionConfig, invert
+from airlib.editing.p_norm import PNorm
 from airlib.editing.style_mixing import content_layers, mix_styles
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
@@ -163,6 +165,66 @@ def test_a_search_that_diverges_says_so(prior):
 def test_numbers_without_meaning_are_refused(numbers):
     with pytest.raises(AirlibError, match="steps must be at least 1"):
         InversionConfig(*numbers)
+
+
+# --- curvature -----------------------------------------------------------------------------------
+
+
+def of_curvature(prior: PNorm, n: int, seed: int = 0, weight: float = SEARCH.prior_weight):
+    return Curvature.of(GENERATOR, PERCEPTUAL, prior, weight, n, rng(seed, "curvature"))
+
+
+@pytest.fixture(scope="module")
+def curvature(prior) -> Curvature:
+    return of_curvature(prior, 200)
+
+
+def residuals(prior: PNorm, latents: Tensor, weight: float) -> Tensor:
+    """What the loss squares and sums, of one latent [num_ws, w_dim]."""
+    drawn = GENERATOR(latents[None])
+    parts = (
+        drawn / drawn.numel() ** 0.5,
+        PERCEPTUAL.embed(drawn),
+        prior(latents) * (weight / latents.numel()) ** 0.5,
+    )
+    return torch.cat([part.flatten() for part in parts])
+
+
+def test_it_is_the_mean_second_derivative_of_the_loss(prior):
+    """Against J^T J of all that the loss squares, by forward differentiation and without signs."""
+    weight, some = 3.0, GENERATOR.sample_latents(40, rng(0, "curvature"))
+    exact = 0.0
+    for latents in some:
+        jacobian = torch.func.jacfwd(lambda w: residuals(prior, w, weight))(latents).flatten(1)
+        exact = exact + jacobian.T @ jacobian / len(some)
+    factor = of_curvature(prior, 4000, weight=weight).factor
+    found = factor @ factor.T
+    assert torch.equal(factor, factor.tril())
+    drawn = found - exact - torch.eye(len(exact)) * (found - exact).diagonal().mean()
+    assert drawn.norm() < 0.15 * exact.norm()  # other sitters, and the noise of the signs
+
+
+def test_coordinates_and_latents_are_each_other_s_inverse(curvature):
+    latents = GENERATOR.sample_latents(5, rng(8, "some"))
+    there = curvature.coordinates(latents)
+    assert there.shape == latents.shape and not torch.allclose(there, latents, atol=0.1)
+    torch.testing.assert_close(curvature.latents(there), latents, atol=1e-4, rtol=1e-4)
+
+
+def test_the_same_images_are_drawn_for_the_same_seed(prior, curvature):
+    assert torch.equal(curvature.factor, of_curvature(prior, 200).factor)
+    assert not torch.equal(curvature.factor, of_curvature(prior, 200, seed=1).factor)
+    with pytest.raises(AirlibError, match="take at least 1"):
+        of_curvature(prior, 0)
+
+
+def test_axes_without_a_floor_do_not_break_it():
+    """The first entry of w is the same for everybody, and a step along it costs 1e14 times more."""
+    generator = small_generator()
+    generator.mapping.fc1.weight[0] = 0
+    prior = PNorm.of(generator, 5000, rng(0, "prior"))
+    found = Curvature.of(generator, PERCEPTUAL, prior, 0.01, 8, rng(0, "curvature"))
+    assert found.factor.isfinite().all()
 
 
 # --- style mixing --------------------------------------------------------------------------------

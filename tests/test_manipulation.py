@@ -1,14 +1,17 @@
 """Manipulation of pictures: how well they come back, and what the adapted model makes of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from small_networks import small_generator, small_unet
 from torch import Tensor
 
-from airlib.editing.inversion import InversionConfig, PNorm
+from airlib.editing.inversion import InversionConfig
 from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Inverter
 from airlib.editing.manipulation import edit
+from airlib.editing.p_norm import PNorm
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.base import Generator
@@ -179,6 +182,7 @@ def test_models_of_different_sizes_are_refused():
 @pytest.fixture(scope="module")
 def world() -> World:
     few = {"evaluation.references": 60, "evaluation.samples": 20, "inversion.steps": 20}
+    few |= {"inversion.curvature_samples": 160}
     return open_world(load_profile("tiny", few), "human")
 
 
@@ -189,6 +193,19 @@ def test_the_encoder_sees_more_than_a_mean_and_a_search_from_it_gets_nearer(worl
     errors = [found[way].errors["l1"] for way in found]
     assert (errors[1] < errors[0]).all()
     assert (errors[0] < 0.5 * paired_l1(mean.expand_as(pictures), pictures)).all()
+
+
+def test_a_search_along_the_curvature_is_ahead_of_one_in_the_latents_themselves(world):
+    """After the profile's 50 steps, and at the better of two rates for those."""
+    pictures, refined = world.pictures(2), study.inverter_of(world, "refined")
+
+    def loss(rate: float, **other) -> Tensor:
+        config = replace(refined.config, steps=50, learning_rate=rate)
+        errors = replace(refined, config=config, **other)(pictures).errors
+        return errors["mse"] + errors["perceptual"] + config.prior_weight * errors["prior"]
+
+    along = loss(refined.config.learning_rate)
+    assert all((along < 0.9 * loss(rate, curvature=None)).all() for rate in (0.03, 0.08))
 
 
 def test_several_adaptations_edit_one_inversion(world):

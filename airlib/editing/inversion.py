@@ -8,28 +8,24 @@ r"""Inversion: from an image to the latents a generator draws it with.
 2020), starting at the mean latent or where an encoder says, all entries of w+ free:
 
     L(w) = |G(w) - I|^2 / pixels + perceptual(G(w), I) + lambda_p mean(v^2)
-    v    = C (LeakyReLU_5(w) - m) / s              P-norm space
 
-The mapping network ends in a leaky ReLU of slope 0.2; slope 5 undoes it. In what was before, mapped
-latents are nearly normal, and whitening (mean m, principal axes C, deviations s) makes v a standard
-normal: its length says how far w is from where the generator was trained.
+with v the latent in P-norm space (`p_norm`). A `curvature` gives the search coordinates in which it
+needs a tenth of the steps.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Generator as Rng
 from torch import Tensor
 
+from airlib.editing.curvature import Curvature
+from airlib.editing.p_norm import PNorm
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.reference import checked_pictures
 from airlib.progress import track
 
-BEFORE_ACTIVATION = 5.0  # slope that undoes the mapping network's 0.2
-MAPPED_AT_ONCE = 10_000
 OPTIMISED_AT_ONCE = 8
 
 
@@ -60,43 +56,6 @@ class Inversion:
     errors: dict[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class PNorm:
-    """P-norm space: mean [w_dim], principal axes [w_dim, w_dim] in rows, deviations [w_dim]."""
-
-    mean: Tensor
-    axes: Tensor
-    deviations: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, generator: StyleGAN2, n: int, rng: Rng, floor: float = 0.0) -> "PNorm":
-        """From n mapped latents; moments are summed in float64.
-
-        floor: least deviation, as a share of the largest. A mapping network may leave some axes all
-        but unused, and without a floor a step along them costs more than any image is worth.
-        """
-        if n <= generator.w_dim:
-            raise AirlibError(
-                f"{n} latents do not show {generator.w_dim} axes; take many more than that"
-            )
-        total, squares = 0.0, 0.0
-        for size in [MAPPED_AT_ONCE] * (n // MAPPED_AT_ONCE) + [n % MAPPED_AT_ONCE]:
-            z = generator.sample_z(size, rng)
-            x = F.leaky_relu(generator.mapping(z), BEFORE_ACTIVATION).double()
-            total, squares = total + x.sum(dim=0), squares + x.T @ x
-        mean = total / n
-        variances, axes = torch.linalg.eigh(squares / n - mean.outer(mean))
-        deviations = variances.clamp(min=0).sqrt()
-        deviations = deviations.clamp(min=max(floor, 1e-7) * deviations.max())
-        return cls(mean.float(), axes.T.float(), deviations.float())
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        """Latents [..., w_dim] -> v of the same shape, standard normal for mapped latents."""
-        x = F.leaky_relu(latents, BEFORE_ACTIVATION) - self.mean
-        return x @ self.axes.T / self.deviations
-
-
 @torch.no_grad()
 def errors_of(
     drawn: Tensor, images: Tensor, perceptual: PerceptualEmbedding | None = None
@@ -114,10 +73,12 @@ def errors_of(
 def invert(
     generator: StyleGAN2, images: Tensor, perceptual: PerceptualEmbedding, prior: PNorm,
     config: InversionConfig | None = None, start: Tensor | None = None,
+    curvature: Curvature | None = None,
 ) -> Inversion:  # fmt: skip
     """Latents of images [n, 3, H, H] in [-1, 1]; each is found without regard to the others.
 
     start: latents [n, num_ws, w_dim] where the search begins; default: the mean latent.
+    curvature: the search's coordinates; default: w+ itself, as in II2S.
     Images are drawn without noise maps: what they would add is no matter of the latents.
     Raises AirlibError for other shapes, sizes and ranges, for NaN, and if the search diverges.
     """
@@ -128,7 +89,9 @@ def invert(
     if start.shape != shape:
         raise AirlibError(f"a search of {list(shape)} latents cannot start at {list(start.shape)}")
     parts = zip(images.split(OPTIMISED_AT_ONCE), start.split(OPTIMISED_AT_ONCE), strict=True)
-    found = torch.cat([_optimised(generator, *part, perceptual, prior, config) for part in parts])
+    found = torch.cat(
+        [_optimised(generator, *part, perceptual, prior, config, curvature) for part in parts]
+    )
     with torch.no_grad():
         drawn = torch.cat([generator(part) for part in found.split(OPTIMISED_AT_ONCE)])
         cost = prior(found).square().mean(dim=(1, 2))
@@ -137,12 +100,13 @@ def invert(
 
 def _optimised(
     generator: StyleGAN2, images: Tensor, start: Tensor, perceptual: PerceptualEmbedding,
-    prior: PNorm, config: InversionConfig,
+    prior: PNorm, config: InversionConfig, curvature: Curvature | None,
 ) -> Tensor:  # fmt: skip
-    latents = start.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([latents], lr=config.learning_rate)
+    x = (curvature.coordinates(start) if curvature else start).clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([x], lr=config.learning_rate)
     wanted = perceptual(images)
     for _ in track(range(config.steps), "inverting"):
+        latents = curvature.latents(x) if curvature else x
         drawn = generator(latents)
         pixels = (drawn - images).square().mean(dim=(1, 2, 3))
         maps = (perceptual.embed(drawn) - wanted).square().sum(dim=1)
@@ -152,4 +116,4 @@ def _optimised(
         optimizer.zero_grad()
         loss.sum().backward()  # Adam treats every number for itself, so images do not mix
         optimizer.step()
-    return latents.detach()
+    return (curvature.latents(x) if curvature else x).detach()

@@ -2,7 +2,7 @@
 
     inverter = ByEncoder(generator, load_encoder())                     # one pass
     inverter = BySearch(generator, perceptual, prior, config)           # II2S, from the mean latent
-    inverter = BySearch(generator, perceptual, prior, config, encoder)  # from the encoder's latent
+    inverter = BySearch(generator, perceptual, prior, config, encoder, curvature)  # and from there
     inverter = ByDdim(diffusion, DdimSchedule(t0=500))
     found = inverter(pictures)                     # .latents .reconstruction .errors
     inverter.draw(adapted, found.latents)          # the same sitters by another model
@@ -18,7 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from airlib.editing.inversion import Inversion, InversionConfig, PNorm, errors_of, invert
+from airlib.editing.curvature import Curvature
+from airlib.editing.inversion import Inversion, InversionConfig, errors_of, invert
+from airlib.editing.p_norm import PNorm
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.base import Generator, images_at_once
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
@@ -68,11 +70,14 @@ class BySearch:
     prior: PNorm
     config: InversionConfig = field(default_factory=InversionConfig)
     encoder: Encoder | None = None
+    curvature: Curvature | None = None
 
     def __call__(self, images: Tensor) -> Inversion:
         images = _checked(self.generator, images)
         start = None if self.encoder is None else encoded(self.encoder, images)
-        return invert(self.generator, images, self.perceptual, self.prior, self.config, start)
+        return invert(
+            self.generator, images, self.perceptual, self.prior, self.config, start, self.curvature
+        )
 
     def draw(self, generator: StyleGAN2, latents: Tensor) -> Tensor:
         return drawn(generator, latents)

@@ -21,9 +21,11 @@ from torch import Tensor
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.assets import asset_file
 from airlib.checkpoints.e4e import read_e4e
-from airlib.editing.inversion import Inversion, InversionConfig, PNorm
+from airlib.editing.curvature import Curvature
+from airlib.editing.inversion import Inversion, InversionConfig
 from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Encoder, Inverter
 from airlib.editing.manipulation import Manipulation, edit
+from airlib.editing.p_norm import PNorm
 from airlib.encoders.e4e import E4e, E4eConfig
 from airlib.encoders.restyle import Restyle
 from airlib.encoders.tiny import load_encoder
@@ -35,7 +37,7 @@ from airlib.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPConfig, pi
 from airlib.parameterizations import full
 from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.studies.one_shot import perceptual_of
+from airlib.studies.one_shot import perceptual_of, prior_of
 from airlib.worlds import World
 from airlib.worlds.base import templates_of
 
@@ -60,11 +62,13 @@ def inverter_of(world: World, way: Way | None = None) -> Inverter:
         raise AirlibError(f"pictures of {world.source} cannot be inverted by {way!r}; try 'search'")
     if way == "encoder":
         return ByEncoder(world.generator, encoder)
-    steps = numbers.steps if way == "refined" else numbers.steps_alone
-    rate = numbers.learning_rate if way == "refined" else numbers.learning_rate_alone
-    config = InversionConfig(steps, rate, numbers.prior_weight)
-    start = encoder if way == "refined" else None
-    return BySearch(world.generator, perceptual_of(world), _prior(world), config, start)
+    perceptual, prior = perceptual_of(world), _prior(world)
+    if way == "refined":
+        config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
+        return BySearch(world.generator, perceptual, prior, config, encoder, _curvature(world))
+    steps, rate = numbers.steps_alone, numbers.learning_rate_alone
+    alone = InversionConfig(steps, rate, numbers.prior_weight)
+    return BySearch(world.generator, perceptual, prior, alone)
 
 
 @cache
@@ -84,10 +88,18 @@ def _encoder(world: World) -> Encoder | None:
     return Restyle(network, world.generator, world.profile.inversion.iterations)
 
 
-@cache
 def _prior(world: World) -> PNorm:
     numbers = world.profile.inversion
-    return PNorm.of(world.generator, numbers.prior_samples, rng(0, "p-norm"), numbers.prior_floor)
+    return prior_of(world, numbers.prior_samples, numbers.prior_floor)
+
+
+@cache
+def _curvature(world: World) -> Curvature:
+    numbers = world.profile.inversion
+    return Curvature.of(
+        world.generator, perceptual_of(world), _prior(world), numbers.prior_weight,
+        numbers.curvature_samples, rng(0, "curvature"),
+    )  # fmt: skip
 
 
 def edited(world: World, adaptation: Adaptation, pictures: Tensor) -> Manipulation:

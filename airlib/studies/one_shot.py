@@ -22,7 +22,8 @@ from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
 from airlib.cluster import in_processes
-from airlib.editing.inversion import Inversion, InversionConfig, PNorm, invert
+from airlib.editing.inversion import Inversion, InversionConfig, invert
+from airlib.editing.p_norm import PNorm
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
@@ -79,15 +80,15 @@ def example_of(world: World, pair: str) -> Example:
         picture = next(iter(world.reference_images(pair)))[:1]
     numbers, perceptual = world.profile.one_shot.inversion, perceptual_of(world)
     config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
-    inversion = invert(world.generator, picture, perceptual, _prior(world), config)
+    prior = prior_of(world, numbers.prior_samples, numbers.prior_floor)
+    inversion = invert(world.generator, picture, perceptual, prior, config)
     return Example(pair, picture.to(inversion.latents.device), inversion)
 
 
 @cache
-def _prior(world: World) -> PNorm:
-    numbers = world.profile.one_shot.inversion
-    stream = rng(0, "p-norm")
-    return PNorm.of(world.generator, numbers.prior_samples, stream, numbers.prior_floor)
+def prior_of(world: World, samples: int, floor: float) -> PNorm:
+    """Of the source generator; see `PNorm.of`."""
+    return PNorm.of(world.generator, samples, rng(0, "p-norm"), floor)
 
 
 def perceptual_of(world: World) -> PerceptualEmbedding:
