@@ -28,7 +28,7 @@ from airlib.profiles import load_profile
 from airlib.progress import track
 from airlib.score_report import Report, Scored
 from airlib.studies.embedding_cache import cache_directory, encoder_hash, list_hash
-from airlib.sweep import world_of
+from airlib.sweep import label_of, world_of
 from airlib.worlds import WORLDS, World, open_space
 
 FORMAT = 1  # of the cache: raise it when drawing or embedding an image gives other numbers
@@ -113,7 +113,8 @@ class _Task:
         world = world_of(profile, _source(profile, pair), tuple(sorted(numbers.items())))
         adaptation.apply(world.generator)  # or an AirlibError says why it does not fit
         seed = adaptation.config.get("adaptation", {}).get("seed")
-        return cls(name, adaptation, world, pair, labels.get("method", name), seed)
+        method = label_of(labels.get("method", name), labels.get("options", {}))
+        return cls(name, adaptation, world, pair, method, seed)
 
     def score(self, given: ImageSet | None, protocol: str, images_to: Path | None) -> Scored:
         """Draw and score the world's evaluation latents."""

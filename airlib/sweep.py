@@ -63,8 +63,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The method in the metrics: "air t_int=0.1" is another one than "air"."""
-        return " ".join([self.method, *(f"{key}={_text(value)}" for key, value in self.options)])
+        """The method in the metrics."""
+        return label_of(self.method, dict(self.options))
 
     @property
     def is_here(self) -> bool:
@@ -283,6 +283,11 @@ def _with_metrics(run: Run, entries: Iterable[dict]) -> Run:
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, AirlibError) else f"{type(error).__name__}: {error}"
+
+
+def label_of(method: str, options: Mapping[str, Any]) -> str:
+    """ "air t_int=0.1" is another method than "air"."""
+    return " ".join([method, *(f"{key}={_text(options[key])}" for key in sorted(options))])
 
 
 def _text(value: Any) -> str:

@@ -155,6 +155,20 @@ def test_two_methods_on_the_same_runs_are_compared(runs, world, tmp_path):
     assert lines["frechet"] in report.table()
 
 
+def test_runs_that_differ_in_their_options_are_told_apart(tmp_path):
+    """The quick protocol measures what the sweep did, each under the run's own name."""
+    options = [{"steps": 1}, {"steps": 3, "learning_rate": 0.01}]
+    made = sweep("tiny", ["nada"], [PAIR], [0], tmp_path, QUICK, 1, rows=(), options=options)
+    report = evaluate_path(tmp_path, protocol="quick", overrides=QUICK)
+    found = {(m.method, m.name): m.value for m in report.metrics}
+    known = {(m.method, m.name): m.value for run in made for m in run.metrics}
+    assert {method for method, _ in found} == {"nada steps=1", "nada learning_rate=0.01 steps=3"}
+    for method in ("nada steps=1", "nada learning_rate=0.01 steps=3"):
+        key = method, "frechet"
+        assert found[key] == pytest.approx(known[key], rel=1e-3)
+    assert found["nada steps=1", "frechet"] != found["nada learning_rate=0.01 steps=3", "frechet"]
+
+
 # --- killed and started again
 
 

@@ -205,6 +205,7 @@ class World(ABC):
         """
         on_step, objective = options.pop("on_step", None), options.pop("objective", None)
         regularizers = list(options.pop("regularizers", ()))
+        changed = dict(options)
         loop = {key: options.pop(key) for key in ("mixing", "weights") if key in options}
         numbers = self.numbers(method, pair, options) | loop
         config = AdaptationConfig(
@@ -214,6 +215,7 @@ class World(ABC):
             seed=seed,
         )
         labels = {"profile": self.profile.name, "method": method, "pair": pair, "numbers": numbers}
+        labels |= {"options": changed} if changed else {}
         name, weight = numbers["parameterization"], numbers.get("in_domain_angle", 0.0)
         regularizers += [InDomainAngle(weight)] if weight else []
         source = self.generator.with_mapping() if name in WITH_MAPPING else self.generator
