@@ -1,4 +1,4 @@
-r"""Curvature: coordinates in which a search for latents needs a tenth of the steps.
+r"""Curvature: coordinates in which a search for latents needs a quarter of the steps.
 
     curvature = Curvature.of(generator, perceptual, prior, config.prior_weight, 320, rng(0, "c"))
     invert(generator, images, perceptual, prior, config, start, curvature)

@@ -10,7 +10,7 @@ r"""Inversion: from an image to the latents a generator draws it with.
     L(w) = |G(w) - I|^2 / pixels + perceptual(G(w), I) + lambda_p mean(v^2)
 
 with v the latent in P-norm space (`p_norm`). A `curvature` gives the search coordinates in which it
-needs a tenth of the steps.
+needs a quarter of the steps.
 """
 
 from dataclasses import dataclass
