@@ -46,10 +46,10 @@ class Explorer:
     """Images that follow their controls; `box` is what to display.
 
     draw(**values) returns images [n, 3, H, W]. A control is a pair of floats (a slider between
-    them), a number of choices (a slider 0 .. n - 1), a list (a menu), a text (a field), or pictures
-    [1, 3, size, size] by name (a menu, to which the reader adds by `uploads`; `draw` gets the
-    picture). If `draw` fails, or an upload is no picture, the last images stay, with the reason
-    below them.
+    them, which starts at the first), a number of choices (a slider 0 .. n - 1), a list (a menu), a
+    text (a field), or pictures [1, 3, size, size] by name (a menu, to which the reader adds by
+    `uploads`; `draw` gets the picture). If `draw` fails, or an upload is no picture, the last
+    images stay, with the reason below them.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class Explorer:
 def _control(name: str, given: "Control") -> "ValueWidget":
     widgets = _ipywidgets()
     if isinstance(given, tuple):
-        low, high = given
+        low, high = sorted(given)
         step = (high - low) / 50
-        return widgets.FloatSlider(low, min=low, max=high, step=step, description=name)
+        return widgets.FloatSlider(given[0], min=low, max=high, step=step, description=name)
     if isinstance(given, int):
         return widgets.IntSlider(0, min=0, max=given - 1, description=name)
     if isinstance(given, str):

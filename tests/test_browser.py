@@ -52,7 +52,8 @@ EDIT = """\
 from airlib.studies.walks import Editor
 
 editor = Editor(world, {"sketch": world.adapt("nada", "photo-sketch", steps=5)}, "encoder")
-display(Explorer(lambda picture: editor(picture, "sketch", 1.0, 0), picture={"none": None}).box)"""
+draw = lambda picture: editor("sketch", 1.0, picture=picture)
+display(Explorer(draw, picture={"none": None}).box)"""
 EXPLORER, EDITOR = 0, 1  # pictures of the notebook, from the top
 SHOWN = """([which, before]) => {
     const image = document.querySelectorAll(".widget-image")[which];

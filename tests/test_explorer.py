@@ -42,6 +42,14 @@ def test_the_picture_follows_every_control(explorer):
     assert shown(explorer).shape == (16, 48, 3)
 
 
+def test_a_slider_starts_at_the_first_of_its_ends(explorer):
+    assert explorer.controls["strength"].value == 0.0
+    down = Explorer(draw, 16, strength=(1.0, 0.0), colour=COLOURS, count=3, word="hello")
+    slider = down.controls["strength"]
+    assert (slider.value, slider.min, slider.max) == (1.0, 0.0, 1.0)
+    assert (shown(down) == (255, 0, 0)).all()
+
+
 def test_a_failure_is_told_and_the_last_picture_stays(explorer):
     before = explorer.picture.value
     explorer.controls["word"].value = "nonsense"

@@ -173,13 +173,26 @@ def test_every_way_inverts_the_same_pictures(world):
 def test_the_editor_draws_source_and_target_at_the_ends(world, sketch):
     editor, adapted = Editor(world, {"sketch": sketch}, "encoder"), sketch.apply(world.generator)
     picture = world.pictures(1)
-    shown = editor(picture, "sketch", 0.0, seed=3)
+    shown = editor("sketch", 0.0, seed=3, picture=picture)
     assert torch.equal(shown[:1], picture) and torch.equal(shown[1], shown[2])
     found = inverter_of(world, "encoder")(picture)
     with torch.no_grad():
-        assert torch.equal(editor(picture, "sketch", 1.0, 0)[2:], adapted(found.latents))
-    sitters = [editor(None, "sketch", strength, 5) for strength in (0.0, 0.5, 1.0)]
+        assert torch.equal(editor("sketch", 1.0, picture=picture)[2:], adapted(found.latents))
+    sitters = [editor("sketch", strength, 5) for strength in (0.0, 0.5, 1.0)]
     assert torch.equal(sitters[0][0], sitters[0][1])
     assert all(torch.equal(images[0], sitters[0][0]) for images in sitters)
     assert not torch.allclose(sitters[1][1], sitters[2][1], atol=1e-2)
-    assert not torch.equal(editor(None, "sketch", 0.5, 6)[0], sitters[1][0])
+    assert not torch.equal(editor("sketch", 0.5, 6)[0], sitters[1][0])
+
+
+def test_a_sitter_of_no_truncation_is_the_mean_of_all(world, sketch):
+    editor = Editor(world, {"sketch": sketch})
+    mean = world.generator.mapping.w_avg.expand(1, world.generator.num_ws, -1)
+    with torch.no_grad():
+        average = world.as_scored(
+            torch.cat([world.generator(mean), sketch.apply(world.generator)(mean)])
+        )
+    for seed in (1, 2):
+        torch.testing.assert_close(editor("sketch", 1.0, seed, 0.0), average, atol=1e-4, rtol=0)
+    assert torch.equal(editor("sketch", 1.0, 1), editor("sketch", 1.0, 1, world.truncation))
+    assert not torch.allclose(editor("sketch", 1.0, 1), average, atol=0.1)

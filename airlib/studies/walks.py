@@ -18,7 +18,7 @@ two show as a large detour, however near the model's weights are to those of bot
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from airlib.adaptation import Adaptation
 from airlib.cluster import in_processes
 from airlib.editing.interpolation import Blend, smoothness, walk
 from airlib.editing.inversion import Inversion
-from airlib.editing.inverters import drawn
+from airlib.editing.inverters import Inverter, drawn
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.evaluation.perceptual import PerceptualEmbedding
@@ -216,26 +216,39 @@ class Editor:
     def __init__(
         self, world: World, domains: Mapping[str, Adaptation], way: Way | None = None
     ) -> None:
-        self.world, self.inverter = world, inverter_of(world, way)
+        self.world, self.way = world, way
         self.blends = {name: Blend(world.generator, [made]) for name, made in domains.items()}
-        self._found = lru_cache(maxsize=16)(self._found)
+        self._sitter = lru_cache(maxsize=16)(self._sitter)
+        self._inverted = lru_cache(maxsize=16)(self._inverted)
 
-    def __call__(self, picture: Tensor | None, domain: str, strength: float, seed: int) -> Tensor:
+    def __call__(
+        self, domain: str, strength: float, seed: int = 0, truncation: float | None = None,
+        picture: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """[3, 3, H, H]: the picture [1, 3, H, H], its reconstruction and its edit; without a
         picture [2, 3, H, H], the sitter of `seed` by the source and edited.
-        """
-        latents, before = self._found(picture, seed if picture is None else 0)
-        draw = drawn if picture is None else self.inverter.draw
-        edit = draw(self.blends[domain]([strength]), latents)
-        return torch.cat([before, self.world.as_scored(edit).cpu()])
 
-    def _found(self, picture: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
-        """Latents, and the images that stay as they are while the model changes."""
-        world = self.world
+        truncation: of the sitter, default: the world's.
+        """
         if picture is None:
-            stream = rng(seed, "explorer")
-            latents = world.generator.sample_latents(1, stream, world.truncation)
-            return latents, world.as_scored(drawn(world.generator, latents)).cpu()
+            latents, before, draw = *self._sitter(seed, truncation), drawn
+        else:
+            latents, before, draw = *self._inverted(picture), self.inverter.draw
+        edit = draw(self.blends[domain]([strength]), latents)
+        return self.world.as_scored(torch.cat([before, edit]).cpu())
+
+    @cached_property
+    def inverter(self) -> Inverter:
+        """Made when the first picture comes: it may take a while."""
+        return inverter_of(self.world, self.way)
+
+    def _sitter(self, seed: int, truncation: float | None) -> tuple[Tensor, Tensor]:
+        """Latents, and the image that stays as it is while the model changes."""
+        truncation = self.world.truncation if truncation is None else truncation
+        latents = self.world.generator.sample_latents(1, rng(seed, "explorer"), truncation)
+        return latents, drawn(self.world.generator, latents)
+
+    def _inverted(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of a picture: that and its reconstruction stay."""
         found = self.inverter(picture)
-        before = torch.cat([picture.cpu(), found.reconstruction.cpu()])
-        return found.latents, world.as_scored(before)
+        return found.latents, torch.cat([picture.to(found.reconstruction), found.reconstruction])
