@@ -286,7 +286,7 @@ def _reason(error: Exception) -> str:
 
 
 def label_of(method: str, options: Mapping[str, Any]) -> str:
-    """ "air t_int=0.1" is another method than "air"."""
+    """A method with some of its numbers changed is another one, "air t_int=0.1" than "air"."""
     return " ".join([method, *(f"{key}={_text(options[key])}" for key in sorted(options))])
 
 

@@ -83,6 +83,7 @@ def test_what_cannot_be_saved_is_refused_and_leaves_no_file(tmp_path, images, se
 @pytest.fixture(scope="module")
 def world() -> World:
     few = {"evaluation.references": 60, "inversion.steps": 3, "inversion.steps_alone": 3}
+    few |= {"inversion.curvature_samples": 8}
     return open_world(load_profile("tiny", few), "human")
 
 

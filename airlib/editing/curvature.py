@@ -48,9 +48,9 @@ class Curvature:
         for part in latents.split(DRAWN_AT_ONCE):
             gradients = _gradients(generator, perceptual, part, rng).double()
             drawn = drawn + gradients.T @ gradients / n
-        floor = FLOOR * drawn.diagonal().mean() * torch.ones_like(drawn.diagonal())
         known = prior.curvature(latents[:, 0]) * prior_weight / len(drawn)
-        whole = drawn + torch.block_diag(*[known] * generator.num_ws) + floor.diag()
+        whole = drawn + torch.block_diag(*[known] * generator.num_ws)
+        whole.diagonal().add_(FLOOR * drawn.diagonal().mean())
         return cls(torch.linalg.cholesky(whole).float())
 
     def coordinates(self, latents: Tensor) -> Tensor:
