@@ -1,1 +1,0 @@
-"""Encoders of photographs: image -> latents of a generator, one file per family."""
