@@ -17,20 +17,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from airlib.checkpointing import pack, unpack
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors, write_text
 from airlib.generators.base import Generator
-from airlib.methods.step import Step
-from airlib.parameterizations import Parameterization
+from airlib.methods.step import Objective, Regularizer, Step
+from airlib.parameterizations.stylegan2 import Parameterization
 from airlib.progress import track
 from airlib.seeding import rng
+from airlib.training.state import pack, unpack
 
 COLLAPSED = 0.05  # of the source's variation between latents
 COLLAPSE_PATIENCE = 5  # steps
@@ -77,38 +77,6 @@ class Snapshots:
         if step % self.every == 0:
             with torch.no_grad():
                 self.images[step] = adapted(self.latents)
-
-
-class Objective(Protocol):
-    """A loss with memory.
-
-    settings: what two runs must share for one to continue the other (JSON values).
-    """
-
-    settings: dict
-
-    def __call__(self, step: Step) -> dict[str, Tensor]:
-        """Named scalar terms; the loop sums them with the weights of its configuration."""
-
-    def events(self) -> list[dict]:
-        """What happened since the last call, for the log (JSON values)."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs."""
-
-    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
-        """Restore `state`; `adapted` supplies architectures."""
-
-
-class Regularizer(Protocol):
-    """One more term beside any objective, without memory; see `airlib.methods.regularizers`."""
-
-    name: str
-    weight: float
-    settings: dict
-
-    def __call__(self, step: Step) -> Tensor:
-        """Its value, a scalar, before the weight."""
 
 
 def fingerprint(module: nn.Module) -> str:

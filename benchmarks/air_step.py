@@ -52,7 +52,7 @@ from airlib.methods.ipl import IPL, IPLConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import CONTEXT, PromptConfig, interpolated_prompt
 from airlib.methods.svl import SVL, SVLConfig
-from airlib.parameterizations import SELECTION_BATCH, adaptive_layers, synthesis
+from airlib.parameterizations.stylegan2 import SELECTION_BATCH, adaptive_layers, synthesis
 from airlib.seeding import rng
 from airlib.tinyworld import tiny_clip
 

@@ -32,7 +32,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from airlib.generators.diffusion import DiffusionGenerator
-from airlib.lora import lora
+from airlib.parameterizations.lora import lora
 from airlib.seeding import rng
 from airlib.tinyworld.train_diffusion import CONFIG as TINY
 

@@ -28,7 +28,7 @@ def measure(resolution: int, name: str) -> dict[str, float]:
     from airlib.clip_space.encoder import ClipEncoder, ClipSpace
     from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
     from airlib.methods.nada import NADA
-    from airlib.parameterizations import PARAMETERIZATIONS
+    from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS
     from airlib.tinyworld import tiny_clip
 
     torch.manual_seed(0)

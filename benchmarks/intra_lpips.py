@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from airlib.evaluation.intra_lpips import intra_lpips
-from airlib.evaluation.lpips import Lpips, lpips_matrix
+from airlib.evaluation.networks.lpips import Lpips, lpips_matrix
 from airlib.seeding import rng
 
 SIZES, PAIRS = (32, 64, 128), {"vgg": 60, "alex": 200}

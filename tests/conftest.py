@@ -19,7 +19,7 @@ dry_run: bool = False
 strength: float = 1.0  # a parameter of this notebook's own, with x = 3 in its comment
 """
 SETUP = """\
-from airlib.notebook import setup
+from airlib.reproduction.notebook import setup
 session = setup("{name}", profile, seed, out_dir, overrides, dry_run)"""
 FINISH = "session.finish()"
 
@@ -35,7 +35,7 @@ def airlib_command() -> Callable[..., subprocess.CompletedProcess]:
     """Runs `airlib ARGUMENTS...` as a user would: in a process of its own."""
 
     def run(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "airlib.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "airlib", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
     return run

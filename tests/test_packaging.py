@@ -91,11 +91,13 @@ def test_wheel_has_the_command_and_the_licence(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "airlib = airlib.cli:main" in archive.read(entry_points).decode()
+        assert "airlib = airlib.cli.commands:main" in archive.read(entry_points).decode()
         assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-@pytest.mark.parametrize("module", ["airlib", "airlib.cli", "airlib.profiles", "airlib.results"])
+@pytest.mark.parametrize(
+    "module", ["airlib", "airlib.cli.commands", "airlib.profiles", "airlib.results"]
+)
 def test_import_is_fast_and_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     before = processor_seconds()

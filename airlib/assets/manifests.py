@@ -20,8 +20,8 @@ import yaml
 from airlib.errors import AirlibError
 from airlib.profiles import profile_names
 
-IN_PACKAGE = Path(__file__).parent / "data_manifests"  # where a wheel has them
-IN_CHECKOUT = Path(__file__).parents[1] / "data_manifests"
+IN_PACKAGE = Path(__file__).parents[1] / "data_manifests"  # where a wheel has them
+IN_CHECKOUT = Path(__file__).parents[2] / "data_manifests"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 FILE_NAME = re.compile(r"\w[\w.+-]*")
 

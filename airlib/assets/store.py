@@ -4,9 +4,9 @@
         print(finding.state, finding.path, finding.text)
     path = asset_file("clip-vit-b32")             # or an error that says how to get it
 
-What exists is in the manifests (airlib.manifests); everything goes to `DIRECTORY/NAME/FILE`, where
-DIRECTORY is `$AIRLIB_ASSETS` or `~/.cache/airlib/assets`. A file that a person puts there counts
-like one that was fetched. Each file is hashed once: its sha256, size and time of change are kept in
+What exists is in the manifests (`assets.manifests`); everything goes to `DIRECTORY/NAME/FILE`,
+where DIRECTORY is `$AIRLIB_ASSETS` or `~/.cache/airlib/assets`. A file that a person puts there
+counts like one that was fetched. Each file is hashed once: its sha256, size and time of change are kept in
 `airlib-lock.json`. Where a publisher states no hash, the first copy is trusted, and from then on
 another content is an error that says what changed. Archives are unpacked where they lie, once they
 are verified; one that is laid out otherwise than its manifest says is left to a person.
@@ -25,11 +25,11 @@ import pooch
 import requests
 from filelock import FileLock
 
-from airlib.archives import is_archive, unpack
-from airlib.downloads import ResumingDownloader
+from airlib.assets.archives import is_archive, unpack
+from airlib.assets.downloads import ResumingDownloader
+from airlib.assets.manifests import Asset, AssetFile, megabytes, select
 from airlib.errors import AirlibError
 from airlib.files import write_json
-from airlib.manifests import Asset, AssetFile, megabytes, select
 
 LOCK = "airlib-lock.json"
 LOCK_ENTRY = {"sha256": str, "bytes": int, "modified_ns": int, "recorded": str}

@@ -21,8 +21,8 @@ from torch import Tensor
 from airlib.checkpoints.networks import build, shapes_of
 from airlib.checkpoints.tables import Imported, ignored_names, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
-from airlib.encoders.e4e import E4eConfig
 from airlib.errors import AirlibError
+from airlib.generators.e4e import E4eConfig
 
 SOURCE = "e4e or ReStyle encoder"
 INPUT_LAYER = "encoder.input_layer.0.weight"

@@ -29,7 +29,7 @@ def build(kind: str, config: dict) -> nn.Module:
 
             return CLIP(**config)
         if kind == "e4e":
-            from airlib.encoders.e4e import E4e, E4eConfig
+            from airlib.generators.e4e import E4e, E4eConfig
 
             return E4e(E4eConfig(**config))
     raise AirlibError(f"no network of kind {kind!r}; update airlib")

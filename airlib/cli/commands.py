@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from airlib.arguments import build_parser, fail
+from airlib.cli.arguments import build_parser, fail
 from airlib.errors import AirlibError
 
 SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from airlib.reproduce import reproduce
+    from airlib.reproduction.runner import reproduce
 
     report = reproduce(
         profile=options.profile,
@@ -54,7 +54,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from airlib.publish import publish
+    from airlib.reproduction.publish import publish
 
     for path in publish(options.profile, options.out, options.notebooks):
         print(path)
@@ -62,7 +62,7 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _train_tiny(options: argparse.Namespace) -> int:
-    from airlib.tinyworld.training import train_tiny
+    from airlib.studies.train_tiny import train_tiny
 
     record = train_tiny(
         options.name,
@@ -76,14 +76,14 @@ def _train_tiny(options: argparse.Namespace) -> int:
 
 
 def _check_tiny(options: argparse.Namespace) -> int:
-    from airlib.tinyworld.check import check_tiny
+    from airlib.studies.check_tiny import check_tiny
 
     print(json.dumps(check_tiny(quick=options.quick), allow_nan=False))
     return SUCCESS
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from airlib.sweep_file import Plan, read_plan, run_plan
+    from airlib.experiments.plan import Plan, read_plan, run_plan
 
     keys = ("profile", "methods", "role", "seeds", "protocol")
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
@@ -98,7 +98,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from airlib.evaluate import evaluate_path, results_file
+    from airlib.experiments.evaluate import evaluate_path, results_file
 
     out = results_file(options.what, options.protocol, options.out)
     with warnings.catch_warnings():
@@ -135,7 +135,7 @@ def _sweep_templates(options: argparse.Namespace) -> int:
 
 
 def _choose_settings(options: argparse.Namespace) -> int:
-    from airlib.studies.settings import candidates, run_candidates, save_settings
+    from airlib.experiments.settings import candidates, run_candidates, save_settings
 
     rows = run_candidates(candidates(), options.out, workers=options.workers)
     print(save_settings(rows, options.out / "tiny_settings.json"))
@@ -143,8 +143,8 @@ def _choose_settings(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from airlib import assets
-    from airlib.manifests import listing, select
+    from airlib.assets import store
+    from airlib.assets.manifests import listing, select
 
     if options.list:
         print("\n".join(listing(options.only)))
@@ -152,9 +152,9 @@ def _fetch(options: argparse.Namespace) -> int:
     if not select(options.profile, options.only):
         print("airlib: the weights of this profile are in the package", file=sys.stderr)
     code = SUCCESS
-    for finding in assets.fetch(options.profile, options.only):
+    for finding in store.fetch(options.profile, options.only):
         name = f"{finding.asset.name}/{finding.file.file}"
-        if finding.state == assets.PRESENT:
+        if finding.state == store.PRESENT:
             print(f"{name}: {finding.text}", flush=True)
         else:
             code = fail(f"{name}: {finding.text}", FAILURE)
@@ -172,8 +172,8 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from airlib.doctor import examine
-    from airlib.reproduce import find_notebooks
+    from airlib.reproduction.doctor import examine
+    from airlib.reproduction.runner import find_notebooks
 
     found, problems = examine(options.out, options.profile)
     try:
@@ -213,7 +213,3 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("airlib"):
         return f"{error}; install everything with: pip install -e '.[notebooks]'"
     return f"{type(error).__name__}: {error} (unexpected; --debug shows where)"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

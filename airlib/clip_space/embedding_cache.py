@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.files import write_atomically
+from airlib.images.items import Item
 from airlib.progress import track
-from airlib.studies.datasets.sampling import Item
 
 FORMAT = 2  # raise it when reading or embedding an image gives other numbers
 BATCH = 32  # images; part of the format, since it decides how sums are rounded

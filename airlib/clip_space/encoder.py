@@ -22,8 +22,6 @@ from torch.nn import functional as F
 from airlib.checkpoints.openai_clip import read_openai_clip
 from airlib.clip_space.preprocessing import ClipPreprocess
 from airlib.errors import AirlibError
-from airlib.files import load_tensors
-from airlib.tinyworld import tiny_clip
 
 
 class ClipEncoder:
@@ -51,13 +49,6 @@ class ClipEncoder:
         self._text_cache: dict[str, Tensor] = {}
 
     @classmethod
-    def tiny(cls, weights: str | Path = tiny_clip.WEIGHTS) -> "ClipEncoder":
-        """The tiny world's CLIP, from the weights shipped in the package."""
-        tensors, config = load_tensors(weights)
-        model = _load(tiny_clip.build_model(config["model"]), tensors, weights)
-        return cls(model, tiny_clip.load_tokenizer(), "tiny")
-
-    @classmethod
     def untrained(cls, name: str) -> "ClipEncoder":
         """OpenAI's architecture `name` with random weights: for runs that only check sizes."""
         architecture = _architecture(name)
@@ -76,7 +67,7 @@ class ClipEncoder:
         """
         architecture = _architecture(name)
         state = _read_state(name, Path(weights))
-        model = _load(CLIP(**open_clip.get_model_config(architecture)), state, weights)
+        model = load_state(CLIP(**open_clip.get_model_config(architecture)), state, weights)
         return cls(model, open_clip.get_tokenizer(architecture), name, antialias)
 
     @property
@@ -194,7 +185,7 @@ def _read_state(name: str, path: Path) -> dict[str, Tensor]:
         raise AirlibError(f"{path} is damaged; fetch the weights of CLIP {name} again") from error
 
 
-def _load(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:
+def load_state(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:
     """`model` with `state` (any float type), every name and shape of which must match."""
     try:
         model.load_state_dict(state)

@@ -6,6 +6,10 @@ same sentences in the same order except the plural one, hence 79. All but `SINGL
 period: it is a token of its own, so dropping it changes every feature.
 """
 
+from collections.abc import Sequence
+
+from airlib.errors import AirlibError
+
 SINGLE = ("a photo of a {}",)
 """The template of prompt learning (IPL, AIR): its four words are where learnt vectors start."""
 
@@ -95,3 +99,17 @@ IMAGENET_TEMPLATES = (
 
 NADA_TEMPLATES = tuple(t for t in IMAGENET_TEMPLATES if t != "a photo of many {}.")
 """The 79 sentences of StyleGAN-NADA (utils/text_templates.py), also used by IPL and AIR."""
+
+TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
+
+
+def templates_of(name: str) -> Sequence[str]:
+    """The list of `TEMPLATES` called `name`, or `name` itself if it is a sentence with one {}."""
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if name.count("{}") == 1 and not set("{}") & set(name.replace("{}", "")):
+        return (name,)
+    known = ", ".join(TEMPLATES)
+    raise AirlibError(
+        f"unknown templates {name!r}; choose from {known}, or a sentence with one {{}}"
+    )

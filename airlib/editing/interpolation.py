@@ -28,8 +28,8 @@ from torch import Tensor
 from airlib.adaptation import Adaptation, fingerprint
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator
-from airlib.generators.lora import combine_lora
 from airlib.generators.stylegan2_layers import DOMAIN_PARAMETERS
+from airlib.parameterizations.lora_layers import combine_lora
 
 Kind = Literal["linear", "spherical", "cosine"]
 

@@ -23,7 +23,7 @@ from airlib.editing.p_norm import PNorm
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.methods.reference import checked_pictures
+from airlib.images.checks import checked_pictures
 from airlib.progress import track
 
 OPTIMISED_AT_ONCE = 8

@@ -1,14 +1,21 @@
-"""Every way to invert behind one interface: pictures in, latents, reconstruction and errors out.
+r"""Pictures into latents of a source generator, and out again by an adapted one.
+
+    picture --invert, source--> latents --draw, source--> reconstruction   (should be the picture)
+                                        --draw, adapted--> edit            (should be of the target)
 
     inverter = ByEncoder(generator, load_encoder())                     # one pass
     inverter = BySearch(generator, perceptual, prior, config)           # II2S, from the mean latent
     inverter = BySearch(generator, perceptual, prior, config, encoder, curvature)  # and from there
     inverter = ByDdim(diffusion, DdimSchedule(t0=500))
-    found = inverter(pictures)                     # .latents .reconstruction .errors
-    inverter.draw(adapted, found.latents)          # the same sitters by another model
+    found = edit(inverter, air.apply(source), pictures)   # .latents .reconstruction .errors .edited
+    inverter.draw(nada.apply(source), found.latents)      # by another model, inverted once
 
-An encoder takes pictures [n, 3, H, H] of the generator's size to its latents: `encoders.tiny`, or
-an e4e or ReStyle of faces (`encoders.restyle`).
+With a StyleGAN2 latents are w+ (AIR, supplement, Fig. 9); an inversion encoder takes pictures
+[n, 3, H, H] of the generator's size to them: `tinyworld.encoder`, or an e4e or ReStyle of faces
+(`generators.restyle`). With a diffusion model they are x at the return time t0 of DDIM, as in
+DiffusionCLIP (Kim et al. 2022) and AIR (supplement E.2, Fig. 10); t0 decides how much can change:
+400 of 1000 is DiffusionCLIP's default, its examples have up to 601. The error of the reconstruction
+is what the way there and back costs without any adaptation; no edit can be expected to keep more.
 """
 
 from collections.abc import Callable
@@ -21,12 +28,13 @@ from torch import Tensor
 from airlib.editing.curvature import Curvature
 from airlib.editing.inversion import Inversion, InversionConfig, errors_of, invert
 from airlib.editing.p_norm import PNorm
+from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.base import Generator, images_at_once
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.methods.reference import checked_pictures
+from airlib.images.checks import checked_pictures
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -99,6 +107,28 @@ class ByDdim:
 
     def draw(self, generator: DiffusionGenerator, latents: Tensor) -> Tensor:
         return drawn(DdimGenerator(generator.unet, self.schedule), latents)
+
+
+@dataclass(frozen=True, eq=False)
+class Manipulation(Inversion):
+    """An inversion by the source, and `edited` [n, 3, H, W]: the same latents, adapted model."""
+
+    edited: Tensor
+
+
+def edit(inverter: Inverter, adapted: Generator, images: Tensor) -> Manipulation:
+    """Invert pictures [n, 3, H, H] in [-1, 1], and draw their latents with `adapted`.
+
+    Raises AirlibError for other shapes, sizes and ranges, for NaN, and if the models do not fit.
+    """
+    if adapted.resolution != inverter.generator.resolution:
+        raise AirlibError(
+            f"the source draws {inverter.generator.resolution} pixels and the adapted model "
+            f"{adapted.resolution}; edit with an adaptation of this source"
+        )
+    found = inverter(images)
+    edited = inverter.draw(adapted, found.latents)
+    return Manipulation(found.latents, found.reconstruction, found.errors, edited)
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from airlib.errors import AirlibError
+from airlib.evaluation.features import LABELS
 from airlib.evaluation.intervals import Interval, mean_interval, paired_difference
-from airlib.evaluation.protocol import LABELS
 from airlib.results import Metric
 
 LARGER_IS_BETTER = tuple(name for name, title in LABELS.items() if title.endswith("↑"))

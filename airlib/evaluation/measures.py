@@ -18,13 +18,13 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.evaluation.clip_distance import clip_distance
+from airlib.evaluation.features import PAIRED, Judge, Reference, Seen
 from airlib.evaluation.intervals import Interval, frechet_bootstrap, mean_bootstrap
 from airlib.evaluation.intra_lpips import intra_lpips, intra_lpips_interval
 from airlib.evaluation.kernel_distance import kernel_distance
-from airlib.evaluation.lpips import lpips_matrix
 from airlib.evaluation.manifold import Manifold, manifold
+from airlib.evaluation.networks.lpips import lpips_matrix
 from airlib.evaluation.perceptual import mean_pairwise_distance, paired_edge_l1, paired_l1
-from airlib.evaluation.protocol import PAIRED, Judge, Reference, Seen
 from airlib.evaluation.text_alignment import clip_diversity, text_quality
 from airlib.seeding import rng
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.evaluation import measures
-from airlib.evaluation.protocol import KEPT, Reference, see
+from airlib.evaluation.features import KEPT, Reference, see
 from airlib.results import Metric
 
 QUICK = {

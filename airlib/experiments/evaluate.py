@@ -19,16 +19,16 @@ from functools import cache
 from pathlib import Path
 
 from airlib.adaptation import Adaptation, fingerprint
+from airlib.clip_space.embedding_cache import cache_directory, encoder_hash, list_hash
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
-from airlib.evaluation.image_sets import ImageSet, open_image_set, save_images
-from airlib.evaluation.protocol import Judge, Reference
-from airlib.evaluation.scoring import PROTOCOLS, Scores, evaluate
+from airlib.evaluation.features import Judge, Reference
+from airlib.evaluation.protocols import PROTOCOLS, Scores, evaluate
+from airlib.experiments.score_table import Report, Scored
+from airlib.experiments.sweep import label_of, world_of
+from airlib.images.folders import ImageSet, open_image_set, save_images
 from airlib.profiles import load_profile
 from airlib.progress import track
-from airlib.score_report import Report, Scored
-from airlib.studies.embedding_cache import cache_directory, encoder_hash, list_hash
-from airlib.sweep import label_of, world_of
 from airlib.worlds import WORLDS, World, open_space
 
 FORMAT = 1  # of the cache: raise it when drawing or embedding an image gives other numbers

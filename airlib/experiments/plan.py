@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from airlib.errors import AirlibError
+from airlib.experiments.sweep import FailedRuns, save_runs, sweep
 from airlib.profiles import load_profile, pairs_of_role
-from airlib.sweep import FailedRuns, save_runs, sweep
 
 WORDS, COUNTS = "a list of names", "a list of whole numbers from 0 on, such as [0, 1, 2]"
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from airlib.evaluation.protocol import LABELS
-from airlib.evaluation.scoring import Scores
+from airlib.evaluation.comparison import contrasts, sentence
+from airlib.evaluation.features import LABELS
+from airlib.evaluation.protocols import Scores
 from airlib.files import write_json
 from airlib.results import Metric, versions
 from airlib.seeding import rng
-from airlib.studies.comparison import contrasts, sentence
 
 
 @dataclass(frozen=True)

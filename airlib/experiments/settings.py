@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airlib.errors import AirlibError
+from airlib.experiments.sweep import SHIPPED_RUNS, Run, sweep
 from airlib.files import write_json
 from airlib.profiles import load_profile, pairs_of_role
-from airlib.sweep import PROFILES, Run, sweep
 
-SHIPPED = PROFILES / "tiny_settings.json"
+SHIPPED = SHIPPED_RUNS / "tiny_settings.json"
 SEEDS = (100,)  # the tables use 0, 1, 2, ...
 MEASURED = (
     "paired_feature",

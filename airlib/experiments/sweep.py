@@ -21,23 +21,25 @@ from typing import Any
 from urllib.parse import quote
 
 from airlib.adaptation import Adaptation
-from airlib.cluster import in_processes
 from airlib.errors import AirlibError
-from airlib.evaluation.scoring import PROTOCOLS
+from airlib.evaluation.protocols import PROTOCOLS
+from airlib.experiments.processes import in_processes
 from airlib.files import write_json
 from airlib.profiles import Profile, load_profile, method_names, method_numbers
 from airlib.results import Metric
-from airlib.tinyworld.training import DIFFUSION_FOUNDATION, weights_fingerprint
+from airlib.tinyworld.shipped import DIFFUSION_FOUNDATION, weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
 
-PROFILES = Path(__file__).parent / "profiles"
-SHIPPED = PROFILES / "tiny_runs.json"  # the methods and the ablations of AIR on the table's pairs
-SHIPPED_ARMS = PROFILES / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
-SHIPPED_UNSEEN = PROFILES / "tiny_unseen.json"  # a domain vector for each unseen domain
-SHIPPED_DIFFUSION = PROFILES / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
-SHIPPED_LORA = PROFILES / "tiny_lora.json"  # NADA there, with other ranks and layers
-SHIPPED_RATES = PROFILES / "tiny_diffusion_settings.json"  # both, with other rates and lengths
-SHIPPED_KNOBS = PROFILES / "tiny_knobs.json"  # AIR with other thresholds and intervals
+SHIPPED_RUNS = Path(__file__).parent / "shipped"
+SHIPPED = (
+    SHIPPED_RUNS / "tiny_runs.json"
+)  # the methods and the ablations of AIR on the table's pairs
+SHIPPED_ARMS = SHIPPED_RUNS / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
+SHIPPED_UNSEEN = SHIPPED_RUNS / "tiny_unseen.json"  # a domain vector for each unseen domain
+SHIPPED_DIFFUSION = SHIPPED_RUNS / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
+SHIPPED_LORA = SHIPPED_RUNS / "tiny_lora.json"  # NADA there, with other ranks and layers
+SHIPPED_RATES = SHIPPED_RUNS / "tiny_diffusion_settings.json"  # both, with other rates and lengths
+SHIPPED_KNOBS = SHIPPED_RUNS / "tiny_knobs.json"  # AIR with other thresholds and intervals
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
@@ -99,7 +101,7 @@ def sweep(
     """Run and score everything that is not on disk yet, and the reference `rows` of every pair
     (default: those of the profile's world).
 
-    methods: names of the profile's methods and arms. protocol: of `evaluation.scoring`. known:
+    methods: names of the profile's methods and arms. protocol: of `evaluation.protocols`. known:
     finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the same;
     only their metrics exist, not their adaptations. options: every method is run with each of
     these changes of its numbers. workers, scheduler: see `in_processes`.

@@ -10,8 +10,10 @@ The mapping network is frozen in every method of both papers, so a latent is wha
 that moves: w of a StyleGAN2, x_T of a diffusion model, which has no mapping network.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
+import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
@@ -52,3 +54,18 @@ class Generator(Protocol):
 
     def copy_frozen(self) -> Self:
         """An independent copy without gradients."""
+
+
+class DrawnBatches(Sequence[Tensor]):
+    """Images [B, 3, H, W] of latents, drawn whenever a batch is asked for; finish: applied last."""
+
+    def __init__(self, generator: Generator, latents: Tensor, finish: Callable[[Tensor], Tensor]):
+        self.generator, self.finish = generator, finish
+        self.parts = latents.split(images_at_once(generator))
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> Tensor:
+        return self.finish(self.generator(self.parts[index]))

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from airlib.errors import AirlibError
 from airlib.generators.base import Noise
-from airlib.generators.lora import restore_lora
 from airlib.generators.solver import dpm_solver
+from airlib.parameterizations.lora_layers import restore_lora
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

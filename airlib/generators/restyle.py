@@ -1,4 +1,4 @@
-"""From a photograph to w+ by an encoder of `encoders.e4e`, in one pass or, for ReStyle, several.
+"""From a photograph to w+ by an encoder of `generators.e4e`, in one pass or, for ReStyle, several.
 
     encode = Restyle(load_imported("restyle_e4e_ffhq_encode.safetensors"), generator)
     latents = encode(photographs)                  # [n, 3, 1024, 1024] -> [n, 18, 512]
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from airlib.encoders.e4e import E4e
 from airlib.errors import AirlibError
+from airlib.generators.e4e import E4e
 from airlib.generators.stylegan2 import StyleGAN2
 
 SIZE = 256  # of the pictures that an encoder sees

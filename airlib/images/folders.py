@@ -20,14 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from airlib.editing.pictures import square, to_tensor
 from airlib.errors import AirlibError
 from airlib.files import write_atomically
+from airlib.images.items import ImageItem
+from airlib.images.pictures import square, to_bytes, to_tensor
 from airlib.progress import track
-from airlib.studies.datasets.folders import IMAGE_SUFFIXES
-from airlib.studies.datasets.items import ImageItem
-from airlib.tinyworld.pool import to_bytes
 
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 BATCH_PIXELS = 4 * 1024**2  # per batch, and at most 50 images: what `images_at_once` draws
 
 

@@ -11,13 +11,14 @@ pixel edges. The data sets do not say which of the two they mean, and it matters
 images.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from PIL import Image, ImageOps
 
-from airlib.editing.pictures import FORMATS, reading, rgb
+from airlib.images.pictures import FORMATS, reading, rgb
 
 # Smaller objects are left out: CLIP enlarges its input to 224 pixels, and MS COCO itself calls an
 # object of less than 32 x 32 pixels small. The paper states no minimum; this one is our choice.
@@ -25,6 +26,16 @@ SMALLEST_BOX = 32  # pixels, both sides
 SMALLEST_FRACTION = 0.05  # of both sides, where boxes are fractions: 51 of the usual 1024 pixels
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Item(Protocol):
+    """What a data set needs of an image; `ImageItem` is the usual one."""
+
+    @property
+    def key(self) -> str: ...  # names the image within its data set
+    @property
+    def path(self) -> os.PathLike: ...  # the file that holds it
+    def read(self) -> Image.Image: ...  # in mode RGB; raises AirlibError if unreadable
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.methods.reference import checked_pictures
+from airlib.images.checks import checked_pictures
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow runs programs for others
 LEAST_SIDE = 16  # pixels
@@ -102,6 +102,11 @@ def square(image: Image.Image, size: int) -> Image.Image:
 def to_tensor(image: Image.Image) -> Tensor:
     """Mode RGB -> [3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] -> uint8, rounded to the nearest of 256 levels."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _from_image(image: Image.Image, name: str, size: int) -> Tensor:

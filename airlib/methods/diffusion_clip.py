@@ -33,8 +33,8 @@ from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.errors import AirlibError
 from airlib.generators.ddim import DdimGenerator, DdimSchedule, InvertedImages
 from airlib.generators.diffusion import DiffusionGenerator
+from airlib.images.checks import checked_pictures, digest
 from airlib.methods.nada import NADA
-from airlib.methods.reference import checked_pictures, digest
 from airlib.methods.step import Step
 
 TUNING = DdimSchedule(t0=500, inversion_steps=40, steps=6)

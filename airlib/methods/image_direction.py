@@ -15,8 +15,8 @@ from torch import Tensor
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator
+from airlib.images.checks import checked_pictures, digest
 from airlib.methods.nada import Directional
-from airlib.methods.reference import checked_pictures, digest
 from airlib.seeding import rng
 
 

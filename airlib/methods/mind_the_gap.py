@@ -27,7 +27,7 @@ from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.offsets import directional_loss
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator, Noise
-from airlib.methods.reference import checked_pictures, digest
+from airlib.images.checks import checked_pictures, digest
 from airlib.methods.step import Step, WithoutMemory
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ computed for the first and reused by the second.
 """
 
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Generator as Rng
@@ -88,6 +89,38 @@ class Step:
         perturbed = self.adapted_images + PERTURBATION * jitter.to(self.adapted_images.device)
         embeddings = self.embed(perturbed, "adapted")
         return [e - r for e, r in zip(embeddings, reference, strict=True)]
+
+
+class Objective(Protocol):
+    """A loss with memory.
+
+    settings: what two runs must share for one to continue the other (JSON values).
+    """
+
+    settings: dict
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """Named scalar terms; the loop sums them with the weights of its configuration."""
+
+    def events(self) -> list[dict]:
+        """What happened since the last call, for the log (JSON values)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+
+    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
+        """Restore `state`; `adapted` supplies architectures."""
+
+
+class Regularizer(Protocol):
+    """One more term beside any objective, without memory; see `airlib.methods.regularizers`."""
+
+    name: str
+    weight: float
+    settings: dict
+
+    def __call__(self, step: Step) -> Tensor:
+        """Its value, a scalar, before the weight."""
 
 
 class WithoutMemory:

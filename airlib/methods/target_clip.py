@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
-from airlib.methods.reference import checked_pictures, digest
+from airlib.images.checks import checked_pictures, digest
 from airlib.methods.step import Step, WithoutMemory
 
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from airlib.errors import AirlibError
 from airlib.generators.diffusion import DiffusionGenerator
-from airlib.generators.lora import TARGETS, insert_lora, layers_of
-from airlib.parameterizations import Parameterization, full
+from airlib.parameterizations.lora_layers import TARGETS, insert_lora, layers_of
+from airlib.parameterizations.stylegan2 import Parameterization, full
 
 
 def lora(rank: int = 4, targets: Sequence[str] = TARGETS, seed: int = 0) -> Parameterization:

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from airlib.assets import CORRUPT, MISSING, PRESENT, Finding, asset_directory
-from airlib.assets import examine as examine_asset
+from airlib.assets.manifests import megabytes, select
+from airlib.assets.store import CORRUPT, MISSING, PRESENT, Finding, asset_directory
+from airlib.assets.store import examine as examine_asset
 from airlib.errors import AirlibError
 from airlib.files import load_tensors
-from airlib.manifests import megabytes, select
 from airlib.results import versions
 
 GIGABYTE = 10**9
 NEEDED_DISK, NEEDED_MEMORY = GIGABYTE // 2, 2 * GIGABYTE  # bytes
 WEIGHTS = ("clip", "judge", "judge_vit", "stylegan2")  # what the tiny world ships
-WEIGHTS_DIRECTORY = Path(__file__).parent / "tinyworld" / "weights"
+WEIGHTS_DIRECTORY = Path(__file__).parents[1] / "tinyworld" / "weights"
 NOTEBOOK_PACKAGES = ("ipykernel", "matplotlib", "papermill")
 
 

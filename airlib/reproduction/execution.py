@@ -25,7 +25,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from airlib.errors import AirlibError
 
-logging.getLogger("papermill").setLevel(logging.ERROR)  # airlib.parameters has checked the cell
+logging.getLogger("papermill").setLevel(
+    logging.ERROR
+)  # airlib.reproduction.parameters has checked the cell
 
 
 class ThisInterpreter(AsyncKernelManager):

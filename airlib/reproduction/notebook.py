@@ -42,7 +42,7 @@ class Session:
         """
         from IPython import display, get_ipython
 
-        from airlib import figures
+        from airlib.showing import figures
 
         _require_name(name, "figure")
         dry = ", dry run" * self.record.parameters["dry_run"]

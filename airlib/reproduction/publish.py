@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 
 from airlib.errors import AirlibError
 from airlib.files import write_atomically, write_text
-from airlib.reproduce import find_notebooks
+from airlib.reproduction.runner import find_notebooks
 
 LARGEST = 1_000_000  # bytes of a published notebook
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airlib.doctor import check_machine
 from airlib.errors import AirlibError
 from airlib.files import write_json, write_text
-from airlib.notebook import DEFAULT_OUT, run_directory
-from airlib.parameters import parameter_cell, parse_parameters
 from airlib.profiles import load_profile
-from airlib.report import write_report
+from airlib.reproduction.doctor import check_machine
+from airlib.reproduction.notebook import DEFAULT_OUT, run_directory
+from airlib.reproduction.parameters import parameter_cell, parse_parameters
+from airlib.reproduction.report import write_report
 from airlib.results import FILE_NAME, load_results
 
 MARKER = "finished.json"
@@ -95,7 +95,7 @@ def reproduce(
 
 def find_notebooks(folder: str | Path | None = None) -> list[Path]:
     """The NN_name.ipynb files of `folder`, or of the checkout, or of ./notebooks, in order."""
-    checkout = Path(__file__).absolute().parents[1] / "notebooks"
+    checkout = Path(__file__).absolute().parents[2] / "notebooks"
     folders = [Path(folder).absolute()] if folder else [checkout, Path.cwd() / "notebooks"]
     for candidate in folders:
         found = sorted(candidate.glob("[0-9][0-9]_*.ipynb"))
@@ -151,7 +151,7 @@ def run(plan: Plan, label: str) -> None:
     Raises AirlibError with the message of the failing cell, or if the notebook ran too long, its
     kernel died, or it left no results.
     """
-    from airlib.execution import execute
+    from airlib.reproduction.execution import execute
 
     fingerprint = plan.fingerprint()  # of what runs now: files may be edited meanwhile
     for stale in (MARKER, FILE_NAME):
@@ -171,7 +171,7 @@ def run(plan: Plan, label: str) -> None:
 @functools.cache
 def airlib_digest() -> str:
     """SHA-256 over the files of the package when first asked: code, profiles and weights."""
-    package, digest = Path(__file__).parent, hashlib.sha256()
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(os.fsencode(path.relative_to(package)) + b"\0")

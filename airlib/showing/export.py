@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.figures import strip_png
 from airlib.files import write_atomically
+from airlib.showing.figures import strip_png
 
 
 def save_png(images: Tensor, path: str | Path, side: int | None = None) -> Path:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image
 
-from airlib.editing.pictures import read_picture
 from airlib.errors import AirlibError
-from airlib.figures import strip_png, use_theme
+from airlib.images.pictures import read_picture
 from airlib.progress import in_front_end
+from airlib.showing.figures import strip_png, use_theme
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ipywidgets import ValueWidget
     from torch import Tensor
 
-    from airlib.evaluation.user_study import Sitting
+    from airlib.user_study.study import Sitting
 
     Control = tuple[float, float] | int | list | str | dict[str, Tensor | None]
 

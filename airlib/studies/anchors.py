@@ -5,7 +5,8 @@
 
 AIR re-anchors because it expects that between an anchor A and the target T offsets of images and of
 texts are closer to parallel than between the source S and T. With mean image embeddings I, the
-embedding P_A of the prompt that was learnt for an anchor, and M and D of `studies.misalignment`,
+embedding P_A of the prompt that was learnt for an anchor, and M and D as in study 1
+(`studies.misalignment.offsets`),
 
     M(A, T) = 1 - cos(I_T - I_A, E_T(T) - P_A)           D(A, T) = 1 - cos(I_A, I_T)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from airlib.clip_space.encoder import ClipEncoder
-from airlib.encoders.tiny import load_encoder
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.generators.stylegan2 import StyleGAN2
@@ -24,11 +22,14 @@ from airlib.seeding import rng
 from airlib.studies import hypernetwork
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.encoder import load_encoder
 from airlib.tinyworld.exam import examine
 from airlib.tinyworld.judge import NETWORKS as JUDGE_NETWORKS
 from airlib.tinyworld.judge import Judge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
+from airlib.tinyworld.shipped import WEIGHTS
+from airlib.tinyworld.tiny_clip import tiny_encoder
 from airlib.tinyworld.train_clip import zero_shot_accuracies
 from airlib.tinyworld.train_diffusion import (
     DiffusionTask,
@@ -44,7 +45,6 @@ from airlib.tinyworld.train_generator import (
     fidelity,
 )
 from airlib.tinyworld.train_judge import accuracies
-from airlib.tinyworld.training import WEIGHTS
 from airlib.worlds import open_world
 from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
 
@@ -107,7 +107,7 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
     """All metrics of the shipped weights; `seeds` are those of the trainings."""
     generator, judges = world_generator(), {name: load_judge(name) for name in JUDGES}
     pool = load_pool(1000, seeds["clip"], "test")
-    measured = zero_shot_accuracies(ClipEncoder.tiny(), pool) | fidelity(generator)
+    measured = zero_shot_accuracies(tiny_encoder(), pool) | fidelity(generator)
     narrow = world_generator(WEIGHTS / f"{NARROW}.safetensors")
     measured |= fidelity(narrow, [NarrowGeneratorTask.domain], NARROW)
     for name, judge in judges.items():
@@ -124,7 +124,7 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
 
 
 def mean_truth_gap() -> float:
-    """How far NADA walks past the truth (`studies.truth_gap`), mean over the table's pairs."""
+    """How far NADA walks past the truth (`evaluation.truth_gap`), mean over the table's pairs."""
     worlds = {source: open_world("tiny", source) for source in SOURCES}
     profile = worlds["human"].profile
     gaps = []

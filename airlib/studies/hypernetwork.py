@@ -21,8 +21,11 @@ from torch import Tensor
 
 from airlib.adaptation import Adaptation, fingerprint
 from airlib.clip_space.augmentation import random_views
+from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
+from airlib.evaluation.comparison import summary
 from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.experiments.sweep import SHIPPED_RUNS, read_record
 from airlib.files import load_tensors, write_json
 from airlib.methods.hyperdomainnet import (
     HyperConfig,
@@ -35,18 +38,16 @@ from airlib.methods.hyperdomainnet import (
 )
 from airlib.progress import track
 from airlib.results import Metric
-from airlib.studies.comparison import summary
-from airlib.sweep import PROFILES, read_record
 from airlib.tinyworld.captions import description
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.held_out import HELD_OUT
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.training import WEIGHTS, TrainingRun
+from airlib.tinyworld.shipped import WEIGHTS
+from airlib.training.loop import TrainingRun
 from airlib.worlds import World, open_world
-from airlib.worlds.base import templates_of
 
 NAME = "hypernetwork"
-SHIPPED_ABLATION = PROFILES / "tiny_ablation.json"
+SHIPPED_ABLATION = SHIPPED_RUNS / "tiny_ablation.json"
 SOURCE = Domain("human")
 MEASURED = 48  # latents of `distance_left`
 
@@ -162,7 +163,7 @@ def half_way(metrics: Sequence[Metric], name: str = "paired_feature") -> list[di
 
 
 class HypernetworkTask:
-    """Train a HyperDomainNet on texts alone; a `tinyworld.training.Task`.
+    """Train a HyperDomainNet on texts alone; a `training.loop.Task`.
 
     world: whose generator is adapted, whose first CLIP leads and whose profile has the numbers
     (table "hypernetwork"); default: the tiny world's people. changes: other numbers.

@@ -10,7 +10,7 @@
 
 Arms are tables of [one_shot.arms] in a profile: a loss, and what it moves. MindTheGap's images are
 drawn with the fine styles of the reference; they are scored without them too, under the name of the
-arm and PLAIN. A sweep is restartable and leaves what that of `airlib.sweep` does.
+arm and PLAIN. A sweep is restartable and leaves what that of `airlib.experiments.sweep` does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,24 +20,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
-from airlib.cluster import in_processes
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.editing.inversion import Inversion, InversionConfig, invert
-from airlib.editing.p_norm import PNorm
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
-from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.generators.stylegan2 import StyleGAN2
-from airlib.methods.image_direction import ImageDirection
-from airlib.methods.mind_the_gap import MindTheGap, MindTheGapConfig
-from airlib.methods.regularizers import InDomainAngle
-from airlib.methods.target_clip import TargetCLIP, TargetCLIPConfig
-from airlib.parameterizations import PARAMETERIZATIONS
-from airlib.profiles import Profile, load_profile
-from airlib.results import Metric
-from airlib.seeding import rng
-from airlib.sweep import (
-    PROFILES,
+from airlib.experiments.processes import in_processes
+from airlib.experiments.sweep import (
+    SHIPPED_RUNS,
     Run,
     check_pairs,
     load_runs,
@@ -46,13 +35,23 @@ from airlib.sweep import (
     save_runs,
     world_of,
 )
+from airlib.generators.base import DrawnBatches
+from airlib.generators.stylegan2 import StyleGAN2
+from airlib.methods.image_direction import ImageDirection
+from airlib.methods.mind_the_gap import MindTheGap, MindTheGapConfig
+from airlib.methods.regularizers import InDomainAngle
+from airlib.methods.step import Objective
+from airlib.methods.target_clip import TargetCLIP, TargetCLIPConfig
+from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS
+from airlib.profiles import Profile, load_profile
+from airlib.results import Metric
 from airlib.worlds import WORLDS, World
-from airlib.worlds.base import DrawnBatches
+from airlib.worlds.inverting import perceptual_of, prior_of
 
-SHIPPED = PROFILES / "tiny_one_shot.json"
+SHIPPED = SHIPPED_RUNS / "tiny_one_shot.json"
 MIXED = "mixed"  # the row of the untouched generator with the styles of the reference
 MIXING, PLAIN = "mind_the_gap", "_plain"  # the loss whose images have them, and those without
-PROTOCOL = "shown"  # of `evaluation.scoring`
+PROTOCOL = "shown"  # of `evaluation.protocols`
 OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_quality",
             "clip_diversity", "precision", "recall")  # fmt: skip
 """What tables show: nothing by the first judge, which is part of the loss."""
@@ -83,19 +82,6 @@ def example_of(world: World, pair: str) -> Example:
     prior = prior_of(world, numbers.prior_samples, numbers.prior_floor)
     inversion = invert(world.generator, picture, perceptual, prior, config)
     return Example(pair, picture.to(inversion.latents.device), inversion)
-
-
-@cache
-def prior_of(world: World, samples: int, floor: float) -> PNorm:
-    """Of the source generator; see `PNorm.of`."""
-    return PNorm.of(world.generator, samples, rng(0, "p-norm"), floor)
-
-
-def perceptual_of(world: World) -> PerceptualEmbedding:
-    """LPIPS in the paper world, the first judge's maps in the tiny one."""
-    if not world.judges:
-        raise AirlibError("a picture is compared in the maps of a judge, and this world has none")
-    return PerceptualEmbedding(world.judges[0].maps, world.judges[0].layer_weights)
 
 
 # -- one arm -----------------------------------------------------------------------------------

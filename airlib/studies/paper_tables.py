@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from airlib.errors import AirlibError
+from airlib.evaluation.comparison import Cell, summary
 from airlib.evaluation.intervals import Interval, paired_difference
 from airlib.results import FILE_NAME, Metric, load_results
-from airlib.studies.comparison import Cell, summary
 
 Measured = Mapping[str, Sequence[Metric]]
 NOT_RUN = "not run"
@@ -156,7 +156,7 @@ def read_measured(folder: str | Path) -> tuple[dict[str, list[Metric]], list[str
 
 
 def from_runs(known: Mapping[str, Mapping]) -> list[Metric]:
-    """The metrics of `airlib.sweep.load_runs`."""
+    """The metrics of `airlib.experiments.sweep.load_runs`."""
     return [Metric(**entry) for run in known.values() for entry in run["metrics"]]
 
 

@@ -48,7 +48,7 @@ ENSEMBLE = "nada79"
 KINDS: dict[str, str] = {template: kind for kind, found in TEMPLATES.items() for template in found}
 """Template -> its kind, in order."""
 
-KIND_STYLES = {  # as in airlib.figures: told apart with any colour vision, and by the marker
+KIND_STYLES = {  # as in showing.figures: told apart with any colour vision, and by the marker
     "plain": ("#000000", "o"),
     "camera": ("#0072B2", "s"),
     "style": ("#E69F00", "^"),

@@ -5,8 +5,8 @@
 
     airlib sweep-templates         # all templates, both pairs; its file is shipped as SHIPPED
 
-Every run is NADA with the profile's numbers and scored like those of `airlib.sweep`, without what
-the study does not need. A run leaves PAIR-SEED-TEMPLATE.safetensors (the adaptation) and, last, the
+Every run is NADA with the profile's numbers and scored like those of `experiments.sweep`, without
+what the study does not need. A run leaves PAIR-SEED-TEMPLATE.safetensors (the adaptation) and, last, the
 same name with .json; a run whose JSON was made from the same numbers and weights is not repeated.
 """
 
@@ -21,24 +21,24 @@ from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.clip_space.offsets import text_direction
-from airlib.cluster import in_processes
-from airlib.files import write_json
-from airlib.methods.nada import NADA
-from airlib.methods.step import Step
-from airlib.profiles import Profile, load_profile
-from airlib.studies.prompt_templates import ENSEMBLE, KINDS, PAPER, offset_misalignment
-from airlib.sweep import (
-    PROFILES,
+from airlib.clip_space.templates import templates_of
+from airlib.experiments.processes import in_processes
+from airlib.experiments.sweep import (
+    SHIPPED_RUNS,
     check_pairs,
     read_record,
     recorded,
     run_inputs,
     world_of,
 )
+from airlib.files import write_json
+from airlib.methods.nada import NADA
+from airlib.methods.step import Step
+from airlib.profiles import Profile, load_profile
+from airlib.studies.prompt_templates import ENSEMBLE, KINDS, PAPER, offset_misalignment
 from airlib.worlds import World
-from airlib.worlds.base import templates_of
 
-SHIPPED = PROFILES / "tiny_templates.json"
+SHIPPED = SHIPPED_RUNS / "tiny_templates.json"
 OUTCOMES = ("frechet", "frechet_vit", "paired_feature", "clip_distance")
 REMEMBERED = 2**26  # bytes of source images that are kept per seed
 

@@ -26,25 +26,23 @@ import torch
 from torch import Tensor
 
 from airlib.adaptation import Adaptation
-from airlib.cluster import in_processes
 from airlib.editing.interpolation import Blend, smoothness, walk
 from airlib.editing.inversion import Inversion
 from airlib.editing.inverters import Inverter, drawn
 from airlib.errors import AirlibError
+from airlib.evaluation.features import see
 from airlib.evaluation.frechet import frechet_distance
 from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.evaluation.protocol import see
-from airlib.generators.base import Generator
+from airlib.experiments.processes import in_processes
+from airlib.experiments.sweep import Run, check_pairs, recorded, run_inputs, world_of
+from airlib.generators.base import DrawnBatches, Generator
 from airlib.profiles import load_profile
 from airlib.seeding import rng
-from airlib.studies.manipulation import WAYS, Way, inverter_of
-from airlib.studies.one_shot import perceptual_of
-from airlib.sweep import Run, check_pairs, recorded, run_inputs, world_of
 from airlib.tinyworld.attributes import LATENT
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.renderer import render
 from airlib.worlds import World
-from airlib.worlds.base import DrawnBatches
+from airlib.worlds.inverting import WAYS, Way, inverter_of, perceptual_of
 
 READABLE = {"human": ("skin", "hair", "background", "cloth"), "dog": ("fur", "background")}
 """Attributes of a source whose numbers the tiny world's second judge reads well in a picture."""

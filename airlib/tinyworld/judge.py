@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from airlib.errors import AirlibError
 from airlib.files import load_tensors
-
-WEIGHTS = Path(__file__).parent / "weights"
+from airlib.tinyworld.shipped import WEIGHTS
 
 
 class Reader(nn.Module, ABC):

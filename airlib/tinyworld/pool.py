@@ -21,6 +21,7 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
+from airlib.images.pictures import to_bytes
 from airlib.progress import track
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
@@ -168,8 +169,3 @@ def _render_block_arrays(arrays: list[np.ndarray]) -> np.ndarray:
 
 def _render_block(latents: Tensor, domains: Tensor) -> np.ndarray:
     return to_bytes(render(latents, domains)).numpy()
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] -> uint8, rounded to the nearest of 256 levels."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

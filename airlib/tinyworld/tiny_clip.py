@@ -19,11 +19,12 @@ from pathlib import Path
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 
+from airlib.clip_space.encoder import ClipEncoder, load_state
 from airlib.errors import AirlibError
-from airlib.files import write_atomically
+from airlib.files import load_tensors, write_atomically
+from airlib.tinyworld.shipped import WEIGHTS
 
-WEIGHTS = Path(__file__).parent / "weights" / "clip.safetensors"
-VOCABULARY = Path(__file__).parent / "weights" / "tiny_bpe.txt.gz"
+VOCABULARY = WEIGHTS / "tiny_bpe.txt.gz"
 CONTEXT_LENGTH = 24
 
 
@@ -35,6 +36,13 @@ def load_tokenizer() -> SimpleTokenizer:
             "again, or run: python -m airlib.tinyworld.tiny_clip"
         )
     return SimpleTokenizer(bpe_path=str(VOCABULARY), context_length=CONTEXT_LENGTH)
+
+
+def tiny_encoder(weights: str | Path = WEIGHTS / "clip.safetensors") -> ClipEncoder:
+    """The tiny world's CLIP, from the weights shipped in the package."""
+    tensors, config = load_tensors(weights)
+    model = load_state(build_model(config["model"]), tensors, weights)
+    return ClipEncoder(model, load_tokenizer(), "tiny")
 
 
 def model_config(vocabulary_size: int) -> dict:

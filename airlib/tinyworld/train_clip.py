@@ -40,7 +40,7 @@ AGE_PROMPTS = ("a person", "a baby", "an old person")
 
 
 class ClipTask:
-    """The tiny CLIP as a task of `airlib.tinyworld.training`."""
+    """The tiny CLIP as a task of `airlib.training.loop`."""
 
     name = "clip"
 

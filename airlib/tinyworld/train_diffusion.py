@@ -38,12 +38,12 @@ from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
-from airlib.tinyworld.muon import Muon
 from airlib.tinyworld.pool import Pool, load_pool
 from airlib.tinyworld.renderer import render
+from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.train_generator import CONFIG as STYLEGAN2_CONFIG
 from airlib.tinyworld.train_generator import SOURCES, condition
-from airlib.tinyworld.training import WEIGHTS
+from airlib.training.muon import Muon
 
 RESOLUTION = 32
 CONFIG = {  # of diffusers.UNet2DModel

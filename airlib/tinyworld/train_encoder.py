@@ -1,4 +1,4 @@
-r"""Training of the encoder (`encoders.tiny`) through the frozen world generator G.
+r"""Training of the encoder (`tinyworld.encoder`) through the frozen world generator G.
 
 The latent w of a render is known: it is what the mapping network makes of the same sitter. The
 first steps ask for it alone, which is cheap, because G has not to draw (`lesson_loss`). Then
@@ -17,18 +17,17 @@ import torch
 from torch import Generator as Rng
 from torch import Tensor
 
-from airlib.encoders.tiny import NAME, TinyEncoder
 from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.seeding import rng as stream
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, Domain
+from airlib.tinyworld.encoder import NAME, TinyEncoder
 from airlib.tinyworld.judge import Judge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.train_generator import SOURCES, condition
+from airlib.tinyworld.train_generator import SOURCES, condition, world_generator
 from airlib.tinyworld.train_judge import POOL_SIZE
-from airlib.worlds.tiny import world_generator
 
 LESSON_SHARE, LESSON_BATCH = 0.6, 128  # of the steps that ask for w alone, and of renders in each
 BATCH = 32
@@ -38,7 +37,7 @@ MEASURED = 256  # held-out renders per species
 
 
 class EncoderTask:
-    """A `tinyworld.training.Task`; pool_size: renders of all domains, of which it takes its own."""
+    """A `training.loop.Task`; pool_size: renders of all domains, of which it takes its own."""
 
     name = NAME
 

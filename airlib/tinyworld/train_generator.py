@@ -15,20 +15,24 @@ more in the centre and where the target is finely drawn: to plain L1 a pair of g
 import copy
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor
 
+from airlib.errors import AirlibError
+from airlib.files import load_tensors
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, STYLES, Domain
 from airlib.tinyworld.lessons import Lessons
-from airlib.tinyworld.muon import Muon
 from airlib.tinyworld.pool import FIXED_SHARES, load_pool, sample_domains
 from airlib.tinyworld.renderer import render
+from airlib.tinyworld.shipped import WEIGHTS
+from airlib.training.muon import Muon
 
 CONFIG = StyleGAN2Config(
     resolution=64, z_dim=LATENT_DIM, w_dim=128, c_dim=len(SPECIES) + len(AGES) + len(STYLES),
@@ -215,3 +219,16 @@ def fidelity(
         metrics[f"{prefix}_{domain.species}_l1"] = (output - target).abs().mean().item()
         metrics[f"{prefix}_{domain.species}_sharpness"] = sharpness.item()
     return metrics
+
+
+def world_generator(path: str | Path = WEIGHTS / f"{GeneratorTask.name}.safetensors") -> StyleGAN2:
+    """The conditional generator of all domains (or a narrow one's file), in float32."""
+    tensors, config = load_tensors(path)
+    try:
+        generator = StyleGAN2(StyleGAN2Config(**config))
+        generator.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except (TypeError, RuntimeError) as error:
+        raise AirlibError(
+            f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`"
+        ) from error
+    return generator.requires_grad_(False).eval()

@@ -37,7 +37,7 @@ DAMAGE_WEIGHT = 10.0
 
 
 class JudgeTask:
-    """The conv net as a task of `airlib.tinyworld.training`."""
+    """The conv net as a task of `airlib.training.loop`."""
 
     name = "judge"
     network = Judge

@@ -7,11 +7,8 @@ weight file and a JSON record beside it: command, seed, steps, minutes, loss cur
 versions.
 """
 
-import hashlib
-import importlib
 import platform
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,13 +16,12 @@ import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
-from airlib.checkpointing import pack, unpack
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors, write_json
 from airlib.progress import track
 from airlib.seeding import rng
+from airlib.training.state import pack, unpack
 
-WEIGHTS = Path(__file__).parent / "weights"
 CHECKPOINT_EVERY = 250
 CURVE_POINTS = 200
 
@@ -137,59 +133,3 @@ class TrainingRun:
         }
         write_json(weights / f"{name}.json", record)
         return record
-
-
-FOUNDATION = ("clip", "judge", "judge_vit", "stylegan2", "stylegan2_narrow")
-"""What adaptations of the tiny StyleGAN2 and their scores depend on."""
-DIFFUSION_FOUNDATION = ("clip", "judge", "judge_vit", "diffusion")
-"""The same of the tiny diffusion model."""
-
-
-def weights_fingerprint(directory: Path = WEIGHTS, names: Sequence[str] = FOUNDATION) -> str:
-    """Hash of shipped weights: results of one set of weights are not mistaken for another's."""
-    digest = hashlib.sha256()
-    for name in sorted(f"{name}.safetensors" for name in names):
-        digest.update(name.encode() + (directory / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-TASKS = {  # name -> module and class; imported when asked for
-    "clip": ("tinyworld.train_clip", "ClipTask"),
-    "judge": ("tinyworld.train_judge", "JudgeTask"),
-    "judge_vit": ("tinyworld.train_judge", "VitJudgeTask"),
-    "stylegan2": ("tinyworld.train_generator", "GeneratorTask"),
-    "stylegan2_narrow": ("tinyworld.train_generator", "NarrowGeneratorTask"),
-    "diffusion": ("tinyworld.train_diffusion", "DiffusionTask"),
-    "hypernetwork": ("studies.hypernetwork", "HypernetworkTask"),
-    "encoder": ("tinyworld.train_encoder", "EncoderTask"),
-}
-
-
-def make_task(name: str, seed: int, steps: int | None) -> Task:
-    """The task called `name` with its own number of steps, or `steps` of them."""
-    if name not in TASKS:
-        raise AirlibError(f"nothing called {name!r} is trained; choose from {', '.join(TASKS)}")
-    module, task = TASKS[name]
-    task_of = getattr(importlib.import_module(f"airlib.{module}"), task)
-    return task_of(seed=seed, steps=steps) if steps else task_of(seed=seed)
-
-
-def train_tiny(
-    name: str,
-    seed: int = 0,
-    steps: int | None = None,
-    resume: bool = False,
-    directory: str | Path = "runs/train-tiny",
-    weights: str | Path | None = None,
-) -> dict:
-    """Train one network of the tiny world and publish it; returns its record.
-
-    Checkpoints go to `directory`/NAME-SEED; weights and record to `weights` (default: that same
-    directory).
-    """
-    run_directory = Path(directory) / f"{name}-{seed}"
-    run = TrainingRun(make_task(name, seed, steps), run_directory, seed)
-    if resume:
-        run.resume()
-    run.run()
-    return run.publish(Path(weights) if weights else run_directory)

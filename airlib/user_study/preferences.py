@@ -19,7 +19,7 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.evaluation.intervals import Interval, percentiles, wilson_interval
-from airlib.evaluation.user_study import COUNTS, SIDES, Answer, Study
+from airlib.user_study.study import COUNTS, SIDES, Answer, Study
 
 STEPS, TINY = 2000, 1e-300
 

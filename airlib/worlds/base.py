@@ -1,7 +1,7 @@
 """What every world offers: latents, adaptation by any method, and references to score against."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -10,21 +10,22 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from airlib.adaptation import Adaptation, AdaptationConfig, Objective, adapt
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipSpace
-from airlib.clip_space.templates import IMAGENET_TEMPLATES, NADA_TEMPLATES, SINGLE
+from airlib.clip_space.templates import NADA_TEMPLATES, templates_of
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import NO_JUDGES, Judge, Reference
-from airlib.evaluation.scoring import Scores, evaluate
-from airlib.generators.base import Generator, images_at_once
-from airlib.lora import diffusion_parameterization
+from airlib.evaluation.features import NO_JUDGES, Judge, Reference
+from airlib.evaluation.protocols import Scores, evaluate
+from airlib.generators.base import DrawnBatches, Generator
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.ipl import IPL, IPLConfig
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.regularizers import InDomainAngle
+from airlib.methods.step import Objective
 from airlib.methods.svl import SVL, SVLConfig
-from airlib.parameterizations import (
+from airlib.parameterizations.lora import diffusion_parameterization
+from airlib.parameterizations.stylegan2 import (
     PARAMETERIZATIONS,
     WITH_MAPPING,
     Parameterization,
@@ -33,35 +34,6 @@ from airlib.parameterizations import (
 from airlib.profiles import Profile, method_numbers
 from airlib.results import Metric
 from airlib.seeding import rng
-
-TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
-
-
-def templates_of(name: str) -> Sequence[str]:
-    """The list of `TEMPLATES` called `name`, or `name` itself if it is a sentence with one {}."""
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    if name.count("{}") == 1 and not set("{}") & set(name.replace("{}", "")):
-        return (name,)
-    known = ", ".join(TEMPLATES)
-    raise AirlibError(
-        f"unknown templates {name!r}; choose from {known}, or a sentence with one {{}}"
-    )
-
-
-class DrawnBatches(Sequence[Tensor]):
-    """Images [B, 3, H, W] of latents, drawn whenever a batch is asked for; finish: applied last."""
-
-    def __init__(self, generator: Generator, latents: Tensor, finish: Callable[[Tensor], Tensor]):
-        self.generator, self.finish = generator, finish
-        self.parts = latents.split(images_at_once(generator))
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    @torch.no_grad()
-    def __getitem__(self, index: int) -> Tensor:
-        return self.finish(self.generator(self.parts[index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +145,7 @@ class World(ABC):
     def reference_of(
         self, pair: str, images: Iterable[Tensor], cache: Path | None = None
     ) -> Reference:
-        """The same with other images of the target domain. cache: see `evaluation.protocol.see`."""
+        """The same with other images of the target domain. cache: see `evaluation.features.see`."""
         encoder, truth = self.space.encoders[0], self.true_targets(pair)
         return Reference.of(
             self.judges, encoder, images, truth, self.sentences(pair), cache, self.without_judges

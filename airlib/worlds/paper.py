@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
-from airlib.assets import asset_directory, asset_file
+from airlib.assets.store import asset_directory, asset_file
 from airlib.checkpoints.guided_diffusion import P2_CONFIG, read_guided_diffusion
 from airlib.checkpoints.nvlabs import read_nvlabs
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.errors import AirlibError
-from airlib.evaluation import published_judge
-from airlib.evaluation.image_sets import open_image_set
-from airlib.evaluation.protocol import Reference
-from airlib.evaluation.published_judge import PublishedJudge
+from airlib.evaluation.features import Reference
+from airlib.evaluation.networks import published_judge
+from airlib.evaluation.networks.published_judge import PublishedJudge
 from airlib.generators.base import Generator
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.images.folders import open_image_set
 from airlib.profiles import Profile
 from airlib.seeding import rng
 from airlib.worlds.base import World

@@ -9,21 +9,26 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from airlib.clip_space.encoder import ClipEncoder, ClipSpace
+from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
-from airlib.evaluation.protocol import PAIRED, Reference
-from airlib.evaluation.scoring import Scores
-from airlib.files import load_tensors
-from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from airlib.evaluation.features import PAIRED, Reference
+from airlib.evaluation.protocols import Scores
+from airlib.evaluation.truth_gap import GapReference, TruthGap
+from airlib.generators.stylegan2 import StyleGAN2
 from airlib.profiles import Profile, method_names
 from airlib.results import Metric
-from airlib.studies.truth_gap import GapReference, TruthGap
 from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.train_generator import GeneratorTask, NarrowGeneratorTask, condition
-from airlib.tinyworld.training import WEIGHTS
+from airlib.tinyworld.shipped import WEIGHTS
+from airlib.tinyworld.tiny_clip import tiny_encoder
+from airlib.tinyworld.train_generator import (
+    GeneratorTask,
+    NarrowGeneratorTask,
+    condition,
+    world_generator,
+)
 from airlib.worlds.base import World
 
 SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
@@ -47,7 +52,7 @@ class TinyWorld(World):
     def clip(cls, profile: Profile) -> ClipSpace:
         """The tiny CLIP alone; see `open_space`."""
         weights = profile.world.clip_weights
-        return ClipSpace([(ClipEncoder.tiny(), weight) for weight in weights])
+        return ClipSpace([(tiny_encoder(), weight) for weight in weights])
 
     @classmethod
     def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
@@ -127,16 +132,3 @@ class TinyWorld(World):
 def _restricted(domain: Domain, network: str = GeneratorTask.name) -> StyleGAN2:
     generator = world_generator(WEIGHTS / f"{network}.safetensors")
     return generator.restrict(condition(torch.tensor([domain.index]))[0])
-
-
-def world_generator(path: str | Path = WEIGHTS / f"{GeneratorTask.name}.safetensors") -> StyleGAN2:
-    """The conditional generator of all domains (or a narrow one's file), in float32."""
-    tensors, config = load_tensors(path)
-    try:
-        generator = StyleGAN2(StyleGAN2Config(**config))
-        generator.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except (TypeError, RuntimeError) as error:
-        raise AirlibError(
-            f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`"
-        ) from error
-    return generator.requires_grad_(False).eval()

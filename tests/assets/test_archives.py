@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airlib.archives import GROWTH, is_archive, unpack
+from airlib.assets.archives import GROWTH, is_archive, unpack
 from airlib.errors import AirlibError
 
 FILES = {

@@ -23,9 +23,9 @@ from threading import Thread
 import pytest
 import yaml
 
-from airlib import assets, manifests
-from airlib.cli import main
-from airlib.downloads import BLOCK
+from airlib.assets import manifests, store
+from airlib.assets.downloads import BLOCK
+from airlib.cli.commands import main
 from airlib.errors import AirlibError
 
 BYTES = random.Random(0).randbytes(300_000)
@@ -137,9 +137,9 @@ def path(tmp_path) -> Path:
     return tmp_path / "assets" / "thing" / "thing.pt"
 
 
-def fetch() -> assets.Finding:
+def fetch() -> store.Finding:
     """Of the only file."""
-    (finding,) = assets.fetch("paper")
+    (finding,) = store.fetch("paper")
     return finding
 
 
@@ -173,7 +173,7 @@ def test_a_complete_download_is_recorded_and_not_repeated(manifest, server, path
     assert lock(path)["sha256"] == sha256(BYTES) and lock(path)["bytes"] == len(BYTES)
     assert leftovers(path) == []
     assert fetch().state == "present" and len(server.sent) == 1
-    assert assets.asset_file("thing") == path
+    assert store.asset_file("thing") == path
 
 
 def _umask() -> int:
@@ -198,9 +198,10 @@ def test_broken_connections_cost_a_block_each(manifest, server, path, seed):
 def test_a_killed_download_continues_with_the_rest(manifest, server, path, tmp_path):
     server.pause = 0.02
     code = (
-        "import sys, pathlib; from airlib import manifests, cli; "
+        "import sys, pathlib; from airlib.assets import manifests; "
+        "from airlib.cli import commands; "
         f"manifests.IN_PACKAGE = pathlib.Path({str(tmp_path / 'manifests')!r}); "
-        "sys.exit(cli.main(['fetch']))"
+        "sys.exit(commands.main(['fetch']))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     part = path.with_name("thing.pt.part")
@@ -213,7 +214,7 @@ def test_a_killed_download_continues_with_the_rest(manifest, server, path, tmp_p
     assert 0 < arrived < len(BYTES) and not path.exists()
 
     server.pause, server.sent = 0.0, []
-    assert assets.examine(manifests.load_manifests()["thing"])[0].text.startswith(
+    assert store.examine(manifests.load_manifests()["thing"])[0].text.startswith(
         manifests.megabytes(arrived) + " of it have arrived"
     )
     assert fetch().state == "present"
@@ -320,10 +321,10 @@ def test_offline(manifest, server, path):
     assert finding.state == "missing"
     assert "no connection to" in finding.text and f"put the file at {path}" in finding.text
     with pytest.raises(AirlibError, match="`airlib fetch --only thing` downloads"):
-        assets.asset_file("thing")
+        store.asset_file("thing")
     put(path, BYTES)
     assert fetch().text == "sha256 as published"
-    assert assets.asset_file("thing") == path
+    assert store.asset_file("thing") == path
 
 
 def test_a_manual_step(manifest, server, path):
@@ -446,9 +447,9 @@ def test_selection():
 
 def test_asset_file_names_what_does_not_exist(manifest):
     with pytest.raises(AirlibError, match=r"asset thing has no file 'other.pt'"):
-        assets.asset_file("thing", "other.pt")
+        store.asset_file("thing", "other.pt")
     with pytest.raises(AirlibError, match="no asset 'things'"):
-        assets.asset_file("things")  # a group
+        store.asset_file("things")  # a group
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from airlib.assets.manifests import IN_CHECKOUT, load_manifests, megabytes
 from airlib.errors import AirlibError
-from airlib.manifests import IN_CHECKOUT, load_manifests, megabytes
 
 GOOD = {
     "name": "thing", "title": "A thing", "role": "test", "notebooks": ["03"], "licence": "none",
@@ -81,7 +81,7 @@ def test_every_source_of_the_paper_profile_has_a_generator():
 
 
 def test_every_data_set_of_a_notebook_has_its_reader():
-    from airlib.studies.datasets import DATASETS
+    from airlib.studies.misalignment.datasets import DATASETS
 
     assets = load_manifests(IN_CHECKOUT).values()
     names = {asset.name for asset in assets if asset.group == "datasets" and asset.notebooks}

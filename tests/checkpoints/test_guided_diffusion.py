@@ -18,7 +18,7 @@ from airlib.checkpoints.guided_diffusion import (
 )
 from airlib.errors import AirlibError
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 State = dict[str, torch.Tensor]
 HEAD = 16
 

@@ -15,12 +15,12 @@ from torch import nn
 from airlib.checkpoints import guided_diffusion, rosinality
 from airlib.checkpoints.importing import describe, identify, import_file, load_imported, read
 from airlib.checkpoints.tables import ignored_names, translate
-from airlib.cli import main
+from airlib.cli.commands import main
 from airlib.errors import AirlibError
 from airlib.files import save_tensors
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TEXT = {"context_length": 16, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
 VISION = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8, "head_width": 64}
 CLIP_CONFIG = {"embed_dim": 8, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}

@@ -19,7 +19,7 @@ from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIG = StyleGAN2Config(
     resolution=32, z_dim=64, w_dim=64, channel_base=1024, channel_max=64, conv_clamp=256
 )

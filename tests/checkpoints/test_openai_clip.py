@@ -19,7 +19,7 @@ from torch import nn
 from airlib.checkpoints.openai_clip import is_torchscript, read_openai_clip, read_torchscript
 from airlib.errors import AirlibError
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TEXT = {"context_length": 77, "vocab_size": 256, "width": 128, "heads": 2, "layers": 2}
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "head_width": 64}
 

@@ -16,7 +16,7 @@ from airlib.checkpoints.tables import Imported
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 State = dict[str, torch.Tensor]
 TOLERANCE = {"atol": 5e-5, "rtol": 0}
 LAYERS = 7

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from airlib import __version__
-from airlib.cli import main
+from airlib.cli.commands import main
 
 
 def errors_of(capsys, *arguments: str) -> tuple[int, str]:
@@ -132,7 +132,7 @@ def test_doctor_tells_what_it_found(airlib_command, make_notebook, tmp_path):
 
 
 def test_doctor_finds_a_damaged_weight_file(tmp_path, monkeypatch, capsys):
-    from airlib import doctor
+    from airlib.reproduction import doctor
 
     (tmp_path / "clip.safetensors").write_bytes(b"\x08\x00")
     monkeypatch.setattr(doctor, "WEIGHTS_DIRECTORY", tmp_path)
@@ -144,6 +144,6 @@ def test_doctor_finds_a_damaged_weight_file(tmp_path, monkeypatch, capsys):
 
 
 def test_a_reader_that_stops_early_is_no_traceback(tmp_path):
-    command = f"{sys.executable} -m airlib.cli doctor --out {tmp_path} | head -c 0"
+    command = f"{sys.executable} -m airlib.cli.commands doctor --out {tmp_path} | head -c 0"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr

@@ -32,9 +32,10 @@ from airlib.files import save_tensors
 from airlib.seeding import rng
 from airlib.tinyworld import tiny_clip, train_clip
 from airlib.tinyworld.captions import lexicon
+from airlib.tinyworld.tiny_clip import tiny_encoder
 from airlib.tinyworld.train_clip import augment, contrastive_loss, same_text
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 WEIGHTS = GOLDEN / "clip_air_tiny.safetensors"
 DOMAIN_WORDS = (
     "human person man woman baby dog puppy cat kitten werewolf zombie fox bear rabbit monkey photo "
@@ -223,7 +224,7 @@ def test_tiny_weights_survive_half_precision_on_disk(untrained, tmp_path):
     state = untrained.model.state_dict()
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     config = {"model": tiny_clip.model_config(untrained.tokenizer.vocab_size)}
-    loaded = ClipEncoder.tiny(save_tensors(tmp_path / "clip.safetensors", half, config))
+    loaded = tiny_encoder(save_tensors(tmp_path / "clip.safetensors", half, config))
     images = torch.rand(2, 3, 64, 64, generator=rng(0)) * 2 - 1
     expected = untrained.embed_images(images)
     torch.testing.assert_close(loaded.embed_images(images), expected, atol=3e-3, rtol=0)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from airlib.clip_space.encoder import ClipEncoder
+from airlib.clip_space.embedding_cache import embed_classes, encoder_hash, list_hash
 from airlib.clip_space.preprocessing import ClipPreprocess
 from airlib.errors import AirlibError
-from airlib.studies.concepts import embed_dataset, embed_image_folder
-from airlib.studies.datasets.folders import open_image_folder
-from airlib.studies.embedding_cache import embed_classes, encoder_hash, list_hash
+from airlib.studies.misalignment.concepts import embed_dataset, embed_image_folder
+from airlib.studies.misalignment.datasets.folders import open_image_folder
+from airlib.tinyworld.tiny_clip import tiny_encoder
 
 LABELS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
 
@@ -77,7 +77,7 @@ def files(cache: Path) -> dict[str, bytes]:
 
 
 def test_rows_are_the_embeddings_of_the_images_one_by_one(photos):
-    encoder = ClipEncoder.tiny()
+    encoder = tiny_encoder()
     rows = run(photos, None, encoder)
     assert list(rows) == LABELS
     for number in (0, 31, 32, 39):

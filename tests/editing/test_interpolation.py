@@ -15,9 +15,9 @@ from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.diffusion import DiffusionGenerator
-from airlib.lora import lora
 from airlib.methods.nada import NADA
-from airlib.parameterizations import PARAMETERIZATIONS, Parameterization, full
+from airlib.parameterizations.lora import lora
+from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS, Parameterization, full
 from airlib.seeding import rng
 
 GAN, UNET = small_generator(), DiffusionGenerator(small_unet(size=8), steps=2)

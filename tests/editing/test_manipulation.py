@@ -9,19 +9,19 @@ from small_networks import small_generator, small_unet
 from torch import Tensor
 
 from airlib.editing.inversion import InversionConfig
-from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Inverter
-from airlib.editing.manipulation import edit
+from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Inverter, edit
 from airlib.editing.p_norm import PNorm
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding, paired_l1
 from airlib.generators.base import Generator
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
 from airlib.generators.diffusion import DiffusionGenerator
-from airlib.lora import lora
+from airlib.parameterizations.lora import lora
 from airlib.profiles import load_profile
 from airlib.seeding import rng
-from airlib.studies import manipulation as study
+from airlib.studies import edits as study
 from airlib.worlds import World, open_world
+from airlib.worlds.inverting import inverter_of
 
 SOURCE = DiffusionGenerator(small_unet(), steps=3)
 SCHEDULE = DdimSchedule(t0=400, inversion_steps=5, steps=4)
@@ -189,7 +189,7 @@ def world() -> World:
 def test_the_encoder_sees_more_than_a_mean_and_a_search_from_it_gets_nearer(world):
     pictures = world.pictures(2)
     mean = world.generator(world.generator.mapping.w_avg.expand(1, world.generator.num_ws, -1))
-    found = {way: study.inverter_of(world, way)(pictures) for way in ("encoder", "refined")}
+    found = {way: inverter_of(world, way)(pictures) for way in ("encoder", "refined")}
     errors = [found[way].errors["l1"] for way in found]
     assert (errors[1] < errors[0]).all()
     assert (errors[0] < 0.5 * paired_l1(mean.expand_as(pictures), pictures)).all()
@@ -197,7 +197,7 @@ def test_the_encoder_sees_more_than_a_mean_and_a_search_from_it_gets_nearer(worl
 
 def test_a_search_along_the_curvature_is_ahead_of_one_in_the_latents_themselves(world):
     """After the profile's 50 steps, and at the better of two rates for those."""
-    pictures, refined = world.pictures(2), study.inverter_of(world, "refined")
+    pictures, refined = world.pictures(2), inverter_of(world, "refined")
 
     def loss(rate: float, **other) -> Tensor:
         config = replace(refined.config, steps=50, learning_rate=rate)
@@ -213,9 +213,7 @@ def test_several_adaptations_edit_one_inversion(world):
     sketch = world.adapt("nada", pair, steps=8)
     found, edits = study.edited_by(world, {"NADA": sketch}, pictures, "encoder")
     adapted = sketch.apply(world.generator)
-    assert torch.equal(
-        edits["NADA"], study.inverter_of(world, "encoder").draw(adapted, found.latents)
-    )
+    assert torch.equal(edits["NADA"], inverter_of(world, "encoder").draw(adapted, found.latents))
     scores = {m.name: m for m in study.score(world, pair, edits["NADA"], pictures, "nada", 0)}
     right = (edits["NADA"].clamp(-1, 1) - world.edited_truth(pair, 3)).abs().mean().item() / 2
     assert scores["paired_l1"].value == pytest.approx(right, rel=1e-4)
@@ -227,7 +225,7 @@ def test_several_adaptations_edit_one_inversion(world):
 
 def test_what_a_world_cannot_do_is_named(world):
     with pytest.raises(AirlibError, match="cannot be inverted by 'magic'"):
-        study.inverter_of(world, "magic")
+        inverter_of(world, "magic")
 
 
 def test_profiles_have_the_same_table_and_an_encoder_entry_for_every_stylegan2():

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.results import Metric
-from airlib.seeding import rng
-from airlib.studies.comparison import (
+from airlib.evaluation.comparison import (
     contrasts,
     improvements,
     p_text,
@@ -18,6 +16,8 @@ from airlib.studies.comparison import (
     shares_left,
     summary,
 )
+from airlib.results import Metric
+from airlib.seeding import rng
 
 
 def metrics(table, name="frechet"):

@@ -11,15 +11,15 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
-from airlib.evaluation import inception, published_judge
+from airlib.evaluation.features import LABELS, Reference, see
 from airlib.evaluation.frechet import frechet_distance
-from airlib.evaluation.inception import Inception
-from airlib.evaluation.lpips import Lpips
+from airlib.evaluation.networks import inception, published_judge
+from airlib.evaluation.networks.inception import Inception
+from airlib.evaluation.networks.loading import random_state
+from airlib.evaluation.networks.lpips import Lpips
+from airlib.evaluation.networks.published_judge import PublishedJudge
 from airlib.evaluation.perceptual import scaled_down
-from airlib.evaluation.protocol import LABELS, Reference, see
-from airlib.evaluation.published_judge import PublishedJudge
-from airlib.evaluation.scoring import Scores, evaluate
-from airlib.evaluation.weights import random_state
+from airlib.evaluation.protocols import Scores, evaluate
 from airlib.seeding import rng
 
 PAIRED = {"paired_feature", "paired_l1", "paired_edge"}  # need true targets

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from airlib.errors import AirlibError
-from airlib.evaluation.lpips import Lpips, lpips_matrix, squared_distances
+from airlib.evaluation.networks.lpips import Lpips, lpips_matrix, squared_distances
 from airlib.evaluation.perceptual import PerceptualEmbedding, mean_pairwise_distance
 from airlib.seeding import rng
 

@@ -11,11 +11,11 @@ from small_networks import small_encoder
 from airlib.errors import AirlibError
 from airlib.evaluation import measures
 from airlib.evaluation.clip_distance import clip_distance
+from airlib.evaluation.features import LABELS, Reference, see
 from airlib.evaluation.frechet import frechet_distance
 from airlib.evaluation.kernel_distance import kernel_distance
 from airlib.evaluation.manifold import manifold
-from airlib.evaluation.protocol import LABELS, Reference, see
-from airlib.evaluation.scoring import Scores, evaluate
+from airlib.evaluation.protocols import Scores, evaluate
 from airlib.evaluation.text_alignment import clip_diversity
 from airlib.results import Metric
 from airlib.seeding import rng

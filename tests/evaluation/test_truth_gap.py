@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_networks import small_space
 
+from airlib.evaluation.truth_gap import GapReference, TruthGap
 from airlib.seeding import rng
-from airlib.studies.truth_gap import GapReference, TruthGap
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from airlib import evaluate as evaluate_module
 from airlib.adaptation import Adaptation
-from airlib.cli import main
-from airlib.evaluate import evaluate_path
-from airlib.evaluation import protocol as protocol_module
-from airlib.evaluation.image_sets import save_images
+from airlib.cli.commands import main
+from airlib.evaluation import features as features_module
+from airlib.experiments import evaluate as evaluate_module
+from airlib.experiments.evaluate import evaluate_path
+from airlib.experiments.sweep import sweep
+from airlib.images.folders import save_images
 from airlib.profiles import load_profile
-from airlib.sweep import sweep
 from airlib.worlds import open_world
 
 PAIR = "human-baby"
@@ -191,20 +191,20 @@ SLOW = {**QUICK, "evaluation.samples": 40}
 def test_killed_at_random_points_and_restarted_gives_the_same_file(
     adaptation, references, cache, monkeypatch, tmp_path, one_thread
 ):
-    monkeypatch.setattr("airlib.worlds.base.images_at_once", lambda generator: 5)
+    monkeypatch.setattr("airlib.generators.base.images_at_once", lambda generator: 5)
     whole = evaluate_path(adaptation, references=references, overrides=SLOW)
     whole = whole.save(tmp_path / "whole.json").read_bytes()
     expected = features(cache)
     assert len(expected) == 8 + 1  # batches of images, and of references
     monkeypatch.setenv("AIRLIB_CACHE", str(tmp_path / "killed"))
     evaluate_module._cache.cache_clear()
-    look = protocol_module._look
+    look = features_module._look
 
     def slowly(*arguments):
         time.sleep(0.05)
         return look(*arguments)
 
-    monkeypatch.setattr(protocol_module, "_look", slowly)
+    monkeypatch.setattr(features_module, "_look", slowly)
     chance = np.random.default_rng(time.time_ns())
     for at_least in (0, 2, 5):
         evaluate_module._reference.cache_clear()

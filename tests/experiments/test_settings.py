@@ -3,8 +3,7 @@
 import pytest
 
 from airlib.errors import AirlibError
-from airlib.profiles import load_profile
-from airlib.studies.settings import (
+from airlib.experiments.settings import (
     SEEDS,
     candidates,
     development_pairs,
@@ -12,6 +11,7 @@ from airlib.studies.settings import (
     save_settings,
     summarise,
 )
+from airlib.profiles import load_profile
 
 
 def row(candidate: str, pair: str, value: float, seed: int = 100, method: str = "nada") -> dict:

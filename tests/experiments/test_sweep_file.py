@@ -15,12 +15,12 @@ import pytest
 import torch
 from distributed import LocalCluster
 
-from airlib.cli import main
+from airlib.cli.commands import main
+from airlib.evaluation.comparison import summary
+from airlib.experiments.plan import Plan, multiplied, read_plan, run_plan
+from airlib.experiments.sweep import FailedRuns, Run, load_runs, run_inputs, sweep
 from airlib.profiles import load_profile
 from airlib.results import Metric
-from airlib.studies.comparison import summary
-from airlib.sweep import FailedRuns, Run, load_runs, run_inputs, sweep
-from airlib.sweep_file import Plan, multiplied, read_plan, run_plan
 
 SMALL = """
 [overrides]
@@ -239,7 +239,7 @@ def records(directory: Path) -> list[Path]:
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_table(plan_file, table, tmp_path):
     for workers, most in (("2", 3), ("1", 5)):
         wanted, delay = random.randint(len(records(tmp_path)), most), random.uniform(0, 0.3)
-        command = [sys.executable, "-m", "airlib.cli", "sweep", str(plan_file)]
+        command = [sys.executable, "-m", "airlib", "sweep", str(plan_file)]
         process = subprocess.Popen(
             [*command, "--out", str(tmp_path), "--workers", workers],
             stderr=subprocess.DEVNULL,

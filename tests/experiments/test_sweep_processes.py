@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from airlib.cluster import in_processes
+from airlib.experiments.processes import in_processes
 
 
 def job(number: int, fate: str) -> tuple[int, int, int]:

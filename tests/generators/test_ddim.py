@@ -22,14 +22,14 @@ from airlib.generators.ddim import (
     ddim_times,
 )
 from airlib.generators.diffusion import DiffusionGenerator
-from airlib.lora import lora
 from airlib.methods import air
 from airlib.methods.nada import NADA
 from airlib.methods.prompt_learning import PromptConfig
-from airlib.parameterizations import full
+from airlib.parameterizations.lora import lora
+from airlib.parameterizations.stylegan2 import full
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SCHEDULE = DdimSchedule(t0=400, inversion_steps=5, steps=3)
 
 

@@ -22,10 +22,10 @@ from airlib.generators.solver import dpm_solver
 from airlib.methods import air, nada, step
 from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.regularizers import InDomainAngle
-from airlib.parameterizations import adaptive_layers, full
+from airlib.parameterizations.stylegan2 import adaptive_layers, full
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def recorded(name: str) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from airlib.checkpoints import e4e
 from airlib.checkpoints.importing import describe, identify, import_file, load_imported
-from airlib.encoders.e4e import E4e, E4eConfig
 from airlib.errors import AirlibError
+from airlib.generators.e4e import E4e, E4eConfig
 from airlib.seeding import rng
 
 SMALL = {

@@ -11,7 +11,7 @@ import torch
 
 from airlib.generators.solver import dpm_solver
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [("dpmsolver", 2), ("dpmsolver", 3), ("dpmsolver++", 2), ("dpmsolver++", 3)]
 # Whole training steps instead of fractional ones: the only difference to the official solver.
 TIME_ROUNDING = {

@@ -18,7 +18,7 @@ from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.generators.stylegan2_layers import ModulatedConv, upsample_image
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIGS = {
     "ffhq1024": StyleGAN2Config(resolution=1024),
     "afhq512": StyleGAN2Config(resolution=512),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.evaluation.image_sets import open_image_set, save_images
+from airlib.images.folders import open_image_set, save_images
 from airlib.seeding import rng
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from airlib.editing.pictures import MOST_PIXELS, read_picture
 from airlib.errors import AirlibError
+from airlib.images.pictures import MOST_PIXELS, read_picture
 from airlib.seeding import rng
 
 

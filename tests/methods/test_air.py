@@ -25,10 +25,10 @@ from airlib.methods.prompt_learning import (
     mean_direction_of,
 )
 from airlib.methods.step import Step
-from airlib.parameterizations import synthesis
+from airlib.parameterizations.stylegan2 import synthesis
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCE, ENCODER = small_generator(), small_encoder()
 SPACE = ClipSpace([(ENCODER, 1.0)])
 PAIRS, PROMPT_STEPS = 60, 3

@@ -9,8 +9,7 @@ from small_networks import assert_continues, small_generator, small_space, small
 from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
-from airlib.editing.inverters import ByDdim
-from airlib.editing.manipulation import edit
+from airlib.editing.inverters import ByDdim, edit
 from airlib.errors import AirlibError
 from airlib.generators.ddim import DdimGenerator, DdimSchedule
 from airlib.generators.diffusion import DiffusionGenerator
@@ -22,7 +21,7 @@ from airlib.methods.diffusion_clip import (
 )
 from airlib.methods.nada import NADA
 from airlib.methods.step import Step
-from airlib.parameterizations import full
+from airlib.parameterizations.stylegan2 import full
 from airlib.seeding import rng
 
 SPACE = small_space()

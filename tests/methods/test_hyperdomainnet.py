@@ -18,7 +18,7 @@ from airlib.methods.hyperdomainnet import (
     shaken,
     with_domains,
 )
-from airlib.parameterizations import domain_vector, trainable_numbers
+from airlib.parameterizations.stylegan2 import domain_vector, trainable_numbers
 from airlib.seeding import rng
 
 SOURCE, SPACE = small_generator(), small_space()

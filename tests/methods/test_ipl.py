@@ -24,10 +24,10 @@ from airlib.methods.ipl import (
 )
 from airlib.methods.latent_mapper import LatentMapper, Sentence, codes_of
 from airlib.methods.step import Step
-from airlib.parameterizations import affine, synthesis
+from airlib.parameterizations.stylegan2 import affine, synthesis
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
 SOURCE, ENCODER = small_generator(), small_encoder()
 SPACE = ClipSpace([(ENCODER, 1.0)])

@@ -13,7 +13,7 @@ from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.mind_the_gap import MindTheGap, MindTheGapConfig, shrunk
 from airlib.methods.step import Step
-from airlib.parameterizations import domain_vector, synthesis
+from airlib.parameterizations.stylegan2 import domain_vector, synthesis
 from airlib.seeding import rng
 
 PERCEPTUAL = PerceptualEmbedding(lambda images: [F.avg_pool2d(images, size) for size in (2, 4)])

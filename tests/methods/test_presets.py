@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
+from airlib.experiments.sweep import checked_options
 from airlib.methods.presets import preset, presets
 from airlib.profiles import load_profile
-from airlib.sweep import checked_options
 from airlib.worlds import open_world
 
 PRESETS = presets()

@@ -19,7 +19,7 @@ from airlib.methods.regularizers import (
     target_target_direction,
 )
 from airlib.methods.step import Step
-from airlib.parameterizations import Parameterization, domain_vector, synthesis
+from airlib.parameterizations.stylegan2 import Parameterization, domain_vector, synthesis
 from airlib.seeding import rng
 
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
@@ -28,7 +28,7 @@ WIDTHS = [64, 64, 64, 64, 64, 64, 32]  # input channels of the seven layers of t
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, torch.Tensor]:
-    path = Path(__file__).parent / "golden" / "nada_direction.npz"
+    path = Path(__file__).parents[1] / "golden" / "nada_direction.npz"
     with np.load(path, allow_pickle=False) as file:
         return {name: torch.from_numpy(file[name]).float() for name in file.files}
 

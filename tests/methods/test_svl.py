@@ -22,7 +22,7 @@ from airlib.methods.svl import (
     relation_loss,
     variations_of,
 )
-from airlib.parameterizations import affine, synthesis
+from airlib.parameterizations.stylegan2 import affine, synthesis
 from airlib.seeding import rng
 
 SOURCE, ENCODER = small_generator(), small_encoder()

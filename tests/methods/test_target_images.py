@@ -11,7 +11,7 @@ from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.image_direction import ImageDirection
 from airlib.methods.step import Step
 from airlib.methods.target_clip import TargetCLIP, TargetCLIPConfig, inconsistency
-from airlib.parameterizations import latent_direction, synthesis, trainable_numbers
+from airlib.parameterizations.stylegan2 import latent_direction, synthesis, trainable_numbers
 from airlib.seeding import rng
 
 SOURCE, SPACE = small_generator(), small_space()

@@ -12,12 +12,12 @@ from torch import Tensor
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.errors import AirlibError
 from airlib.generators.diffusion import DiffusionGenerator
-from airlib.generators.lora import layers_of
-from airlib.lora import coverage, lora
 from airlib.methods.nada import NADA
+from airlib.parameterizations.lora import coverage, lora
+from airlib.parameterizations.lora_layers import layers_of
 from airlib.seeding import rng
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCE = DiffusionGenerator(small_unet(), steps=3)
 CONFIG = AdaptationConfig(steps=4, batch=2, learning_rate=0.01, checkpoint_every=1)
 

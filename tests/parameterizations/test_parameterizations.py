@@ -17,7 +17,7 @@ from airlib.checkpoints.rosinality import from_rosinality
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.nada import NADA
-from airlib.parameterizations import (
+from airlib.parameterizations.stylegan2 import (
     SELECTION_BATCH,
     Parameterization,
     adaptive_layers,
@@ -128,7 +128,7 @@ def recorded() -> dict[str, torch.Tensor]:
     """The generator of one recording, as `source`, with the inputs and images of both."""
     arrays = {}
     for name in ("ros_sg2_32", "hdn_domainmod_32"):
-        path = Path(__file__).parent / "golden" / f"{name}.npz"
+        path = Path(__file__).parents[1] / "golden" / f"{name}.npz"
         with np.load(path, allow_pickle=False) as file:
             arrays |= {k: torch.from_numpy(file[k]).float() for k in file.files if k != "meta"}
     state = {k.removeprefix("sd/"): v for k, v in arrays.items() if k.startswith("sd/")}

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from airlib import assets, doctor, manifests
-from airlib.cli import main
-from airlib.doctor import NEEDS, examine
+from airlib.assets import manifests, store
+from airlib.cli.commands import main
 from airlib.errors import AirlibError
+from airlib.reproduction import doctor
+from airlib.reproduction.doctor import NEEDS, examine
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = "https://example.org/"
 
 
@@ -61,7 +62,7 @@ def test_paper_profile_lists_what_is_there_and_what_is_missing(directory, tmp_pa
 
 def test_paper_profile_finds_what_is_corrupt(directory, tmp_path):
     """Wrong size, and a content that is not the one that was trusted."""
-    (finding,) = assets.fetch("paper", ["here"])
+    (finding,) = store.fetch("paper", ["here"])
     assert finding.state == "present"
     assert not any("here" in problem for problem in examine(tmp_path, "paper")[1])
     for content, problem in ((b"5678", "has changed: 4 bytes"), (b"12345", "has 5 bytes")):

@@ -9,11 +9,11 @@ import nbformat
 import pytest
 
 import airlib
-from airlib.parameters import parameter_cell
-from airlib.reproduce import reproduce
+from airlib.reproduction.parameters import parameter_cell
+from airlib.reproduction.runner import reproduce
 from airlib.results import load_results
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 READY = ("00", "01", "02", "03", "04", "05", "06", "07", "90")

@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from airlib.errors import AirlibError
-from airlib.publish import publish, with_outputs
+from airlib.reproduction.publish import publish, with_outputs
 
 
 def source():

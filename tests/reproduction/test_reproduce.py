@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from airlib import doctor
 from airlib.errors import AirlibError
-from airlib.report import write_report
-from airlib.reproduce import find_notebooks, make_plans, reproduce, select
+from airlib.reproduction import doctor
+from airlib.reproduction.report import write_report
+from airlib.reproduction.runner import find_notebooks, make_plans, reproduce, select
 from airlib.results import Metric, Record
 
 PNG = bytes.fromhex(  # one white pixel
@@ -110,7 +110,7 @@ def test_runs_this_interpreter_in_the_notebooks_folder(make_notebook, tmp_path, 
         "assert 'JPY_SESSION_NAME' not in os.environ",
         "assert (interactive, strength, seed) == ('off', 0.5, 3)",
         "assert session.profile.methods.air.steps == 7",
-        "from airlib import figures\nfigure, axes = figures.chart('It falls')",
+        "from airlib.showing import figures\nfigure, axes = figures.chart('It falls')",
         "session.show(figure, 'curve', alt='A falling curve.')",
     )
     run(
@@ -238,7 +238,7 @@ def test_interrupt_leaves_nothing_half_written(make_notebook, tmp_path, log):
         f"{pid}\nwith open({str(log)!r}, 'w') as file:\n    print(pid, file=file)",
         "import time; time.sleep(100)",
     )
-    command = [sys.executable, "-m", "airlib.cli", "reproduce"]
+    command = [sys.executable, "-m", "airlib", "reproduce"]
     command += ["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -25,17 +25,17 @@ pytest.importorskip("jupyterlab", reason=INSTALL)
 pytest.importorskip("playwright", reason=INSTALL)
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
-from airlib.editing.export import save_png  # noqa: E402
+from airlib.showing.export import save_png  # noqa: E402
 from airlib.worlds import open_world  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARTEFACTS = Path(
-    os.environ.get("AIRLIB_ARTEFACTS") or Path(__file__).parents[1] / "runs" / "artefacts"
+    os.environ.get("AIRLIB_ARTEFACTS") or Path(__file__).parents[2] / "runs" / "artefacts"
 )
 PATIENCE = 120.0  # seconds; a machine may be busy
 SETUP = """\
 from airlib.studies import hypernetwork
-from airlib.widgets import Explorer, live
+from airlib.showing.widgets import Explorer, live
 from airlib.worlds import open_world
 
 world, network = open_world("tiny"), hypernetwork.load_hypernetwork()

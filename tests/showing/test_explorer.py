@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.figures import strip_png
-from airlib.widgets import Explorer
+from airlib.showing.figures import strip_png
+from airlib.showing.widgets import Explorer
 
 COLOURS = ["red", "blue"]
 

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from airlib import figures
 from airlib.errors import AirlibError
-from airlib.notebook import setup
+from airlib.reproduction.notebook import setup
+from airlib.showing import figures
 
 
 def pixels(figure: Figure) -> np.ndarray:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from airlib.editing.pictures import read_picture
-from airlib.widgets import Explorer
+from airlib.images.pictures import read_picture
+from airlib.showing.widgets import Explorer
 
 SIZE = 16
 GRADIENT = np.linspace(0, 255, 40 * 30 * 3).reshape(40, 30, 3).astype(np.uint8)
@@ -115,7 +115,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_unusual_colours_are_read_as_what_they_look_like(explorer, kind):
-    """The rule of `editing.pictures`: of 16 bits the upper 8, transparent parts on white."""
+    """The rule of `images.pictures`: of 16 bits the upper 8, transparent parts on white."""
     odd, plain = ODD[kind]
     upload(explorer, saved(odd))
     first, message = shown(explorer).astype(int), explorer.message.value

@@ -7,7 +7,7 @@ import torch
 
 from airlib.errors import AirlibError
 from airlib.studies.anchors import anchor_path
-from airlib.studies.misalignment import misalignment
+from airlib.studies.misalignment.offsets import misalignment
 
 X, Y, Z = torch.eye(3)
 

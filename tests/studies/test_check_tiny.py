@@ -5,7 +5,7 @@ import json
 import pytest
 
 from airlib.errors import AirlibError
-from airlib.tinyworld.check import NETWORKS, SECOND_SEEDS, check_tiny, compare, load_record
+from airlib.studies.check_tiny import NETWORKS, SECOND_SEEDS, check_tiny, compare, load_record
 
 
 def test_shipped_weights_are_what_their_records_say():

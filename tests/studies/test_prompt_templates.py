@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.clip_space.templates import NADA_TEMPLATES, templates_of
 from airlib.errors import AirlibError
 from airlib.methods.nada import NADA
 from airlib.profiles import load_profile
 from airlib.seeding import rng
-from airlib.studies.misalignment import spearman
+from airlib.studies.misalignment.offsets import spearman
 from airlib.studies.prompt_templates import (
     ENSEMBLE,
     KIND_STYLES,
@@ -36,7 +36,6 @@ from airlib.studies.template_sweep import (
     tried,
 )
 from airlib.worlds import open_world
-from airlib.worlds.base import templates_of
 
 QUICK = {
     "evaluation.samples": 20,

@@ -11,7 +11,7 @@ from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.errors import AirlibError
 from airlib.methods.nada import NADA
 from airlib.methods.regularizers import InDomainAngle
-from airlib.parameterizations import synthesis
+from airlib.parameterizations.stylegan2 import synthesis
 from airlib.seeding import rng
 from airlib.studies.stopping import Curve, Point, advice, class_embeddings, total_losses
 

@@ -6,14 +6,12 @@ import torch
 from PIL import Image
 
 from airlib.adaptation import Adaptation
-from airlib.editing.export import save_gif, save_png
 from airlib.editing.interpolation import smoothness, walk
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.profiles import load_profile
 from airlib.seeding import rng
-from airlib.studies.manipulation import WAYS, inverter_of
-from airlib.studies.one_shot import perceptual_of
+from airlib.showing.export import save_gif, save_png
 from airlib.studies.walks import (
     Editor,
     _along,
@@ -27,6 +25,7 @@ from airlib.studies.walks import (
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.renderer import render
 from airlib.worlds import World, open_world
+from airlib.worlds.inverting import WAYS, inverter_of, perceptual_of
 
 # --- files ---------------------------------------------------------------------------------------
 

@@ -4,19 +4,20 @@ import pytest
 import torch
 from small_networks import small_generator
 
-from airlib.encoders.e4e import E4e, E4eConfig
-from airlib.encoders.restyle import Restyle
-from airlib.encoders.tiny import NAME, TinyEncoder, load_encoder
 from airlib.errors import AirlibError
 from airlib.files import save_tensors
+from airlib.generators.e4e import E4e, E4eConfig
+from airlib.generators.restyle import Restyle
 from airlib.seeding import rng
-from airlib.tinyworld.check import load_record
+from airlib.studies.check_tiny import load_record
+from airlib.studies.train_tiny import TASKS
 from airlib.tinyworld.domains import Domain
+from airlib.tinyworld.encoder import NAME, TinyEncoder, load_encoder
 from airlib.tinyworld.judge import WEIGHTS, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_encoder import BATCH, EncoderTask, held_out, recognised
 from airlib.tinyworld.train_generator import SOURCES, condition
-from airlib.tinyworld.training import TASKS, TrainingRun
+from airlib.training.loop import TrainingRun
 
 
 @pytest.fixture(scope="module")

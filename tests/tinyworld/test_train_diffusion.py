@@ -30,7 +30,7 @@ from airlib.tinyworld.train_diffusion import (
     world_diffusion,
 )
 from airlib.tinyworld.train_generator import condition
-from airlib.tinyworld.training import TrainingRun
+from airlib.training.loop import TrainingRun
 
 MINIATURE = CONFIG | {"block_out_channels": [16, 16, 16], "attention_head_dim": 8}
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from airlib.checkpointing import pack, unpack
 from airlib.seeding import rng
-from airlib.tinyworld.muon import Muon, orthogonalize
+from airlib.training.muon import Muon, orthogonalize
+from airlib.training.state import pack, unpack
 
 
 @pytest.mark.parametrize("shape", [(16, 90), (90, 16), (24, 24)])

@@ -9,8 +9,9 @@ from torch import nn
 
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
-from airlib.tinyworld import training
-from airlib.tinyworld.training import TrainingRun
+from airlib.studies.train_tiny import make_task
+from airlib.training import loop as training
+from airlib.training.loop import TrainingRun
 
 
 class Line:
@@ -146,4 +147,4 @@ def test_the_record_says_how_the_weights_were_made(tmp_path):
 
 def test_only_known_networks_are_trained():
     with pytest.raises(AirlibError, match="choose from clip, judge, judge_vit, stylegan2"):
-        training.make_task("gpt", seed=0, steps=None)
+        make_task("gpt", seed=0, steps=None)

@@ -15,11 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from airlib import widgets
 from airlib.errors import AirlibError
 from airlib.evaluation.intervals import wilson_interval
-from airlib.evaluation.preferences import bradley_terry, left_share, preferences
-from airlib.evaluation.user_study import (
+from airlib.seeding import rng
+from airlib.showing import widgets
+from airlib.showing.widgets import Questionnaire
+from airlib.user_study.preferences import bradley_terry, left_share, preferences
+from airlib.user_study.study import (
     COUNTS,
     HEADER,
     SIDES,
@@ -29,8 +31,6 @@ from airlib.evaluation.user_study import (
     read_answers,
     simulate,
 )
-from airlib.seeding import rng
-from airlib.widgets import Questionnaire
 
 STRENGTHS = {"secret-alpha": 0.6, "secret-beta": 0.3, "secret-gamma": 0.1}
 METHODS = tuple(STRENGTHS)
@@ -299,7 +299,7 @@ def test_a_file_cut_anywhere_continues_to_the_same_end(tmp_path):
 def test_a_killed_session_goes_on_at_the_first_open_question(tmp_path):
     path = tmp_path / "answers.csv"
     script = (
-        "import sys, time, torch; from airlib.evaluation.user_study import *\n"
+        "import sys, time, torch; from airlib.user_study.study import *\n"
         "study = Study(('a', 'b'), {'s': 't'}, 12)\n"
         "images = {'s': {m: torch.zeros(12, 3, 8, 8) for m in 'ab'}}\n"
         "sitting = Sitting(study, images, 'rater', sys.argv[1])\n"

@@ -6,7 +6,7 @@ import torch
 from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
 from airlib.profiles import load_profile
-from airlib.studies import manipulation
+from airlib.studies import edits
 from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_diffusion import enlarge, reduce
@@ -17,8 +17,8 @@ SMALL = {
     "diffusion.steps": 2, "diffusion.gradient_steps": 2,
     "evaluation.samples": 8, "evaluation.references": 12,
     "manipulation.inversion_steps": 3, "manipulation.steps": 3, "manipulation.pictures": 3,
-    "manipulation.diffusion_clip.pictures": 2, "manipulation.diffusion_clip.steps": 2,
-    "manipulation.diffusion_clip.training_steps": 2,
+    "edits.diffusion_clip.pictures": 2, "edits.diffusion_clip.steps": 2,
+    "edits.diffusion_clip.training_steps": 2,
 }  # fmt: skip
 
 
@@ -83,19 +83,17 @@ def test_lora_is_not_for_stylegan2():
 
 def test_edits_are_scored_against_the_true_edit(world, adapted):
     pictures = world.pictures(3)
-    found = manipulation.edited(world, adapted, pictures)
-    scores = {
-        m.name: m.value for m in manipulation.score(world, PAIR, found.edited, pictures, "x", 0)
-    }
+    found = edits.edited(world, adapted, pictures)
+    scores = {m.name: m.value for m in edits.score(world, PAIR, found.edited, pictures, "x", 0)}
     right = world.edited_truth(PAIR, 3)
     assert scores["paired_l1"] == pytest.approx(
         (enlarge(found.edited).clamp(-1, 1) - right.clamp(-1, 1)).abs().mean().item() / 2, rel=1e-4
     )
-    kept = {m.name: m.value for m in manipulation.score(world, PAIR, pictures, pictures, "x", 0)}
+    kept = {m.name: m.value for m in edits.score(world, PAIR, pictures, pictures, "x", 0)}
     assert kept["kept_l1"] == 0 < scores["kept_l1"]
 
 
 def test_diffusion_clip_tunes_on_other_pictures_than_are_edited(world):
-    tuned = manipulation.diffusion_clip(world, PAIR)
+    tuned = edits.diffusion_clip(world, PAIR)
     assert set(tuned.log[-1]) == {"step", "direction", "l1"}
-    assert manipulation.edited(world, tuned, world.pictures(1)).edited.isfinite().all()
+    assert edits.edited(world, tuned, world.pictures(1)).edited.isfinite().all()

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from airlib.errors import AirlibError
+from airlib.experiments.sweep import sweep
 from airlib.profiles import load_profile
-from airlib.sweep import sweep
 from airlib.worlds import open_space, open_world, paper
 
 SMALL = {"sources.ffhq.resolution": 64}  # otherwise the dry run of a published generator

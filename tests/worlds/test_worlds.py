@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
+from airlib.experiments.sweep import (
+    SHIPPED_DIFFUSION,
+    largest_difference,
+    load_runs,
+    save_runs,
+    sweep,
+)
 from airlib.profiles import load_profile, pairs_of_role
-from airlib.sweep import SHIPPED_DIFFUSION, largest_difference, load_runs, save_runs, sweep
-from airlib.tinyworld.training import WEIGHTS
+from airlib.tinyworld.shipped import WEIGHTS
+from airlib.tinyworld.train_generator import world_generator
 from airlib.worlds import open_world
-from airlib.worlds.tiny import world_generator
 
 QUICK = {
     "evaluation.samples": 20,

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from torch_fidelity import feature_extractor_inceptionv3 as blocks
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from airlib.assets import asset_file
+from airlib.assets.store import asset_file
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
-from airlib.evaluation.weights import filled, random_state
+from airlib.evaluation.networks.loading import filled, random_state
 
 ASSET = "inception-fid"
 SIZE = 299  # pixels a side of what the network sees

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import alexnet, vgg16
 
-from airlib.assets import asset_file
+from airlib.assets.store import asset_file
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
+from airlib.evaluation.networks.loading import filled, random_state
 from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.evaluation.weights import filled, random_state
 
 CHUNK = 16_384  # features
 TEMPORARY = 8  # phi, its parts and the maps they come from, in multiples of a batch's phi

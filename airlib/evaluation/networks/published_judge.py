@@ -12,10 +12,10 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from airlib.assets import asset_file
+from airlib.assets.store import asset_file
 from airlib.errors import AirlibError
-from airlib.evaluation.inception import ASSET, Inception
-from airlib.evaluation.lpips import TRUNKS, Lpips
+from airlib.evaluation.networks.inception import ASSET, Inception
+from airlib.evaluation.networks.lpips import TRUNKS, Lpips
 from airlib.evaluation.perceptual import scaled_down
 
 LARGEST = 256  # pixels a side that LPIPS sees: AIR's script scales its images down to them

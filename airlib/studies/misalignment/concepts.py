@@ -1,8 +1,8 @@
 """Concepts in CLIP space: one mean image embedding and one text embedding each.
 
 Study 1 compares concepts; here they come from. `embed_tiny_world` takes the 114 domains of the tiny
-world, `embed_dataset` any data set of `studies.datasets`, such as a folder with one sub-folder of
-images per class. Images are embedded to unit length *before* they are averaged, and the mean is not
+world, `embed_dataset` any data set of `misalignment.datasets`, such as a folder with one sub-folder
+of images per class. Images are embedded to unit length *before* they are averaged, and the mean is not
 normalised again (AIR section 3.1).
 """
 
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from airlib.clip_space.embedding_cache import embed_classes
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.progress import track
 from airlib.seeding import rng as stream
-from airlib.studies.datasets.folders import open_image_folder
-from airlib.studies.datasets.sampling import ConceptDataset
-from airlib.studies.embedding_cache import embed_classes
+from airlib.studies.misalignment.datasets.folders import open_image_folder
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.renderer import render

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.studies.concepts import ConceptEmbeddings
+from airlib.studies.misalignment.concepts import ConceptEmbeddings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ drawings and name alike, so that a study can tell what was memorised from what w
 vocabulary is made of the taught names, as the tiny world's is of its lexicon; any other word is
 read in pieces.
 
-    python -m airlib.studies.openmoji_clip      trains it again, in about five CPU minutes
+    python -m airlib.studies.misalignment.openmoji_clip    trains it again, in about five CPU minutes
 
 The drawings are by OpenMoji, the open-source emoji and icon project, under CC BY-SA 4.0.
 """
@@ -33,18 +33,18 @@ from airlib.clip_space.encoder import ClipEncoder
 from airlib.clip_space.preprocessing import ClipPreprocess
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, write_atomically, write_json
+from airlib.images.items import Item
 from airlib.progress import track
 from airlib.seeding import rng as stream
-from airlib.studies.concepts import ConceptEmbeddings, embed_dataset
-from airlib.studies.datasets import open_dataset
-from airlib.studies.datasets.sampling import Item
+from airlib.studies.misalignment.concepts import ConceptEmbeddings, embed_dataset
+from airlib.studies.misalignment.datasets import open_dataset
 from airlib.tinyworld.tiny_clip import build_model, vocabulary_text
 from airlib.tinyworld.train_clip import contrastive_loss
-from airlib.tinyworld.training import TrainingRun
+from airlib.training.loop import TrainingRun
 
 FOLDER = Path(__file__).parent / "weights"
 NAME = "openmoji_clip"
-COMMAND = "python -m airlib.studies.openmoji_clip"
+COMMAND = "python -m airlib.studies.misalignment.openmoji_clip"
 SIZE = 64  # pixels
 CONTEXT_LENGTH = 24
 BATCH = 128
@@ -115,7 +115,7 @@ def _vocabulary(folder: Path) -> Path:
 
 
 class OpenMojiClipTask:
-    """The training as a task of `airlib.tinyworld.training`; `classes` are all concepts' items."""
+    """The training as a task of `airlib.training.loop`; `classes` are all concepts' items."""
 
     name = NAME
 

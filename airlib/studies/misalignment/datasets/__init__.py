@@ -14,13 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from airlib.errors import AirlibError
-from airlib.studies.datasets.cifar import open_cifar100
-from airlib.studies.datasets.coco import open_coco
-from airlib.studies.datasets.folders import open_caltech101, open_image_folder, open_imagenet
-from airlib.studies.datasets.open_images import open_open_images
-from airlib.studies.datasets.openmoji import open_openmoji, package_folder
-from airlib.studies.datasets.sampling import ConceptDataset
-from airlib.studies.datasets.visual_genome import open_visual_genome
+from airlib.studies.misalignment.datasets.cifar import open_cifar100
+from airlib.studies.misalignment.datasets.coco import open_coco
+from airlib.studies.misalignment.datasets.folders import (
+    open_caltech101,
+    open_image_folder,
+    open_imagenet,
+)
+from airlib.studies.misalignment.datasets.open_images import open_open_images
+from airlib.studies.misalignment.datasets.openmoji import open_openmoji, package_folder
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset
+from airlib.studies.misalignment.datasets.visual_genome import open_visual_genome
 
 DATASETS: dict[str, Callable[[Path], ConceptDataset]] = {
     "imagenet": open_imagenet,

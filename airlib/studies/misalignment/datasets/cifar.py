@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.studies.datasets.layout import required_files
-from airlib.studies.datasets.sampling import ConceptDataset, Stream
+from airlib.studies.misalignment.datasets.layout import required_files
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 SIZE = 32
 PIXELS = 3 * SIZE * SIZE

@@ -10,15 +10,15 @@ images that are not on disk.
 from collections.abc import Mapping
 from pathlib import Path
 
-from airlib.studies.datasets.items import ImageItem, large_enough
-from airlib.studies.datasets.layout import (
+from airlib.images.items import ImageItem, large_enough
+from airlib.studies.misalignment.datasets.layout import (
     damaged,
     image_names,
     read_json,
     required_files,
     splits_on_disk,
 )
-from airlib.studies.datasets.sampling import ConceptDataset, Stream
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 
 def open_coco(directory: Path) -> ConceptDataset:

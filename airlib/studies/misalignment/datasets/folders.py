@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from airlib.errors import AirlibError
-from airlib.studies.datasets.items import ImageItem
-from airlib.studies.datasets.layout import required_files, required_folder
-from airlib.studies.datasets.sampling import ConceptDataset, Stream
+from airlib.images.folders import IMAGE_SUFFIXES
+from airlib.images.items import ImageItem
+from airlib.studies.misalignment.datasets.layout import required_files, required_folder
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 SYNSET_FILES = ("synset_words.txt", "LOC_synset_mapping.txt")
 # No concepts: random pictures of the web, and a second, cropped copy of the class "Faces".
 CALTECH_EXTRAS = {"BACKGROUND_Google", "Faces_easy"}

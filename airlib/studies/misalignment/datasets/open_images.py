@@ -13,9 +13,14 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from airlib.studies.datasets.items import SMALLEST_FRACTION, ImageItem, large_enough
-from airlib.studies.datasets.layout import damaged, image_names, required_files, splits_on_disk
-from airlib.studies.datasets.sampling import ConceptDataset, Stream
+from airlib.images.items import SMALLEST_FRACTION, ImageItem, large_enough
+from airlib.studies.misalignment.datasets.layout import (
+    damaged,
+    image_names,
+    required_files,
+    splits_on_disk,
+)
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 DESCRIPTIONS = ["*class-descriptions*.csv"]
 BOXES = ["*-annotations-bbox.csv"]

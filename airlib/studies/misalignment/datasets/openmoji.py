@@ -21,9 +21,9 @@ from pathlib import Path
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.studies.datasets.items import rgb
-from airlib.studies.datasets.layout import required_files
-from airlib.studies.datasets.sampling import ConceptDataset, Stream
+from airlib.images.items import rgb
+from airlib.studies.misalignment.datasets.layout import required_files
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 SIZE = 224  # pixels
 PRESENTATION = "FE0F"  # the selector "draw this as an emoji", no part of the name

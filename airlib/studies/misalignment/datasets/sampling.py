@@ -13,24 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Protocol
-
-from PIL import Image
 
 from airlib.errors import AirlibError
+from airlib.images.items import Item
 from airlib.progress import track
 
 FEWEST_CLASSES = 3  # offsets between two concepts alone have no ranks to correlate
-
-
-class Item(Protocol):
-    """What the study needs of an image; `items.ImageItem` is the usual one."""
-
-    @property
-    def key(self) -> str: ...  # names the image within its data set
-    @property
-    def path(self) -> os.PathLike: ...  # the file that holds it
-    def read(self) -> Image.Image: ...  # in mode RGB; raises AirlibError if unreadable
 
 
 Stream = Iterator[tuple[str, Item]]

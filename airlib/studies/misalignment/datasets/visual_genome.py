@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from airlib.errors import AirlibError
-from airlib.studies.datasets.items import ImageItem, large_enough
-from airlib.studies.datasets.layout import damaged, image_names, required_files
-from airlib.studies.datasets.sampling import ConceptDataset, Stream
+from airlib.images.items import ImageItem, large_enough
+from airlib.studies.misalignment.datasets.layout import damaged, image_names, required_files
+from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
 BLOCK = 1 << 20  # characters

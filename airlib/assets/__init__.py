@@ -1,0 +1,1 @@
+"""Where published weights and data come from: manifests, verified downloads, archives."""

@@ -1,0 +1,1 @@
+"""The published networks that judge images: Inception, LPIPS, and both as one judge."""

@@ -1,0 +1,1 @@
+"""Many adaptations: planned, restartable, scored, here or on a cluster."""

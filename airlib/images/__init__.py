@@ -1,0 +1,1 @@
+"""How a picture file becomes a tensor, and back."""

@@ -1,0 +1,1 @@
+"""What may move of a generator when it is adapted."""

@@ -1,0 +1,1 @@
+"""Running the notebooks: their setup, execution, report and publication."""

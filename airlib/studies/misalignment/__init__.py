@@ -1,0 +1,1 @@
+"""Study 1 of AIR: do images and texts move alike in CLIP space?"""

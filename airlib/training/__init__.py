@@ -1,0 +1,1 @@
+"""The loop that trains networks from nothing, and what it saves."""

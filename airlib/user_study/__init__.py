@@ -1,0 +1,1 @@
+"""What people say: a blinded study, and its analysis."""
