@@ -147,6 +147,8 @@ def adapt(
     checkpoint = Path(directory) / "checkpoint.safetensors" if directory else None
     if checkpoint and checkpoint.exists():
         run.resume(checkpoint)
+    else:
+        run.objective.begin(source, run.adapted)
     for index in track(range(run.done, config.steps), "adapting"):
         if on_step:
             on_step(index, run.adapted)

@@ -59,13 +59,13 @@ from airlib.tinyworld import tiny_clip
 CLASSES = "human", "dog"
 CONFIG = AdaptationConfig(steps=40, batch=2, learning_rate=0.0016, noise="independent")
 NUMBERS = AIRConfig(
-    t_thresh=0.5, t_int=0.1, prompt_pairs=200, prompt=PromptConfig(steps=40), chain_start="t_thresh"
+    t_thresh=0.5, t_int=0.1, prompt_pairs=200, prompt_steps=40, chain_start="t_thresh"
 )
 LOG_EVERY, LOGGED, COPIES = 5, 50, 5
 COUNTED = ("generator", "clip images", "clip texts")
 METHODS = {
     "nada": lambda space: NADA(space, *CLASSES),
-    "ipl": lambda space: IPL(space, *CLASSES, IPLConfig(steps=60)),
+    "ipl": lambda space: IPL(space, *CLASSES, IPLConfig(mapper_steps=60)),
     "svl": lambda space: SVL(space, *CLASSES, SVLConfig(variation_steps=400, fisher_samples=10)),
     "air": lambda space: AIR(space, *CLASSES, NUMBERS, seed=CONFIG.seed),
 }

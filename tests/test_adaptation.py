@@ -21,7 +21,6 @@ from airlib.files import load_tensors, save_tensors
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
-from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.step import Step
 from airlib.parameterizations.stylegan2 import Parameterization, affine, synthesis
 from airlib.seeding import rng
@@ -33,7 +32,7 @@ KILLS = 10
 
 def run_air(config: AdaptationConfig = CONFIG, **options) -> Adaptation:
     """AIR with an anchor every fourth of the run, on the small networks above."""
-    numbers = AIRConfig(0.5, 0.25, prompt_pairs=12, prompt=PromptConfig(steps=3))
+    numbers = AIRConfig(0.5, 0.25, prompt_pairs=12, prompt_steps=3)
     objective = AIR(SPACE, "human", "dog", numbers, seed=config.seed)
     return adapt(SOURCE, SPACE, objective, synthesis(), config, **options)
 

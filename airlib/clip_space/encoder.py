@@ -160,9 +160,17 @@ class ClipSpace:
         """Sentences -> one [B, D_m] per model."""
         return [encoder.embed_text(texts) for encoder in self.encoders]
 
-    def weighted_sum(self, term: Callable[[int], Tensor]) -> Tensor:
-        """sum_m weight_m * term(m), m counting the kept models."""
-        terms = [weight * term(index) for index, weight in enumerate(self.weights)]
+    def weighted(self, loss: Callable[..., Tensor], *per_model: Sequence[Tensor]) -> Tensor:
+        """A loss over all CLIP models: sum_m weight_m * loss(a[m], b[m], ...), m counting models.
+
+            space.weighted(directional_loss, offsets, directions)
+
+        per_model: the arguments of `loss`, each a list with one entry per model.
+        """
+        terms = [
+            weight * loss(*arguments)
+            for weight, *arguments in zip(self.weights, *per_model, strict=True)
+        ]
         return torch.stack(terms).sum(0)
 
 

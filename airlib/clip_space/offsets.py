@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from airlib.clip_space.encoder import ClipEncoder
-from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
 
 Order = Literal["mean_then_norm", "norm_mean_norm"]
@@ -23,20 +23,23 @@ SMALLEST_OFFSET = 1e-6
 
 
 def class_features(
-    encoder: ClipEncoder, label: str, templates: Sequence[str] = NADA_TEMPLATES
+    encoder: ClipEncoder, label: str, templates: str | Sequence[str] = "nada79"
 ) -> Tensor:
-    """Unit features [K, D] of `label` in each of the K templates, not averaged."""
-    return encoder.embed_text([template.format(label) for template in templates])
+    """Unit features [K, D] of `label` in each of the K templates (`templates_of`), not averaged."""
+    return encoder.embed_text([template.format(label) for template in templates_of(templates)])
 
 
 def text_direction(
     encoder: ClipEncoder,
     source_class: str,
     target_class: str,
-    templates: Sequence[str] = NADA_TEMPLATES,
+    templates: str | Sequence[str] = "nada79",
     order: Order = "mean_then_norm",
 ) -> Tensor:
-    """Unit vector [D] from the source to the target class; see `mean_direction` for `order`."""
+    """Unit vector [D] from the source to the target class, a mean over templates (`templates_of`).
+
+    order: see `mean_direction`. Raises AirlibError if both classes have the same features.
+    """
     source = class_features(encoder, source_class, templates)
     target = class_features(encoder, target_class, templates)
     if (source == target).all():

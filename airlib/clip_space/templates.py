@@ -100,16 +100,32 @@ IMAGENET_TEMPLATES = (
 NADA_TEMPLATES = tuple(t for t in IMAGENET_TEMPLATES if t != "a photo of many {}.")
 """The 79 sentences of StyleGAN-NADA (utils/text_templates.py), also used by IPL and AIR."""
 
-TEMPLATES = {"nada79": NADA_TEMPLATES, "imagenet80": IMAGENET_TEMPLATES, "single": SINGLE}
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "nada79": NADA_TEMPLATES,
+    "imagenet80": IMAGENET_TEMPLATES,
+    "single": SINGLE,
+}
 
 
-def templates_of(name: str) -> Sequence[str]:
-    """The list of `TEMPLATES` called `name`, or `name` itself if it is a sentence with one {}."""
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    if name.count("{}") == 1 and not set("{}") & set(name.replace("{}", "")):
-        return (name,)
-    known = ", ".join(TEMPLATES)
-    raise AirlibError(
-        f"unknown templates {name!r}; choose from {known}, or a sentence with one {{}}"
-    )
+def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """Sentences with one {} each: the list of `TEMPLATES` called so, one sentence, or several.
+
+    Raises AirlibError for an unknown name, an empty list, and sentences without exactly one {}.
+    """
+    if isinstance(templates, str):
+        if templates in TEMPLATES:
+            return TEMPLATES[templates]
+        sentences: tuple[str, ...] = (templates,)
+    else:
+        sentences = tuple(templates)
+    wrong = [s for s in sentences if not isinstance(s, str) or not _has_one_gap(s)]
+    if wrong or not sentences:
+        raise AirlibError(
+            f"unknown templates {(wrong[0] if wrong else templates)!r}; choose from "
+            f"{', '.join(TEMPLATES)}, or a sentence with one {{}}, or several"
+        )
+    return sentences
+
+
+def _has_one_gap(sentence: str) -> bool:
+    return sentence.count("{}") == 1 and not set("{}") & set(sentence.replace("{}", ""))

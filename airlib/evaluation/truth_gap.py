@@ -82,4 +82,4 @@ def _loss(
     space: ClipSpace, directions: list[Tensor], source: list[Tensor], target: list[Tensor]
 ) -> float:
     offsets = [b - a for a, b in zip(source, target, strict=True)]
-    return float(space.weighted_sum(lambda m: directional_loss(offsets[m], directions[m])))
+    return float(space.weighted(directional_loss, offsets, directions))

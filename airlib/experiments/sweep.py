@@ -29,6 +29,7 @@ from airlib.profiles import Profile, load_profile, method_names, method_numbers
 from airlib.results import Metric
 from airlib.tinyworld.shipped import DIFFUSION_FOUNDATION, weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
+from airlib.worlds.numbers import changed, numbers_of
 
 SHIPPED_RUNS = Path(__file__).parent / "shipped"
 SHIPPED = (
@@ -150,16 +151,8 @@ def checked_options(
     Raises AirlibError for an unknown method, an option that it does not have, or a value of another
     type.
     """
-    numbers = load_profile(profile, overrides)
-    known, arm = method_numbers(numbers, method), numbers.arms.get(method, {})
-    places = {}
-    for name in options:
-        if name not in known:
-            raise AirlibError(f"{method} has no option {name!r}; choose from {', '.join(known)}")
-        table = f"arms.{method}" if name in arm else f"methods.{arm.get('method', method)}"
-        places[f"{table}.{name}"] = options[name]
-    changed = method_numbers(load_profile(profile, {**overrides, **places}), method)
-    values = {name: changed[name] for name in sorted(options)}
+    numbers = changed(numbers_of(load_profile(profile, overrides), method), options, method)
+    values = {name: numbers[name] for name in sorted(options)}
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items())
 
 

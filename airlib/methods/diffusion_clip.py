@@ -23,59 +23,86 @@ the source saves memory, and keeps the gradient.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
-from airlib.clip_space.offsets import directional_loss
-from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.clip_space.offsets import Order, directional_loss
 from airlib.errors import AirlibError
 from airlib.generators.ddim import DdimGenerator, DdimSchedule, InvertedImages
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.images.checks import checked_pictures, digest
-from airlib.methods.nada import NADA
+from airlib.methods.nada import NADA, NADAConfig
 from airlib.methods.step import Step
+from airlib.methods.task import Task
 
 TUNING = DdimSchedule(t0=500, inversion_steps=40, steps=6)
 
 
 @dataclass(frozen=True)
 class DiffusionCLIPConfig:
-    """Weights of the losses (README of the code); the terms that the loop gets have them already.
+    """Numbers of DiffusionCLIP; defaults of the example in the README of the code.
 
-    identity: of faces, for which the code has a network and its example the weight 0.
+    direction, l1, identity: weights of the losses, which the terms that the loop gets have already;
+    identity is that of faces, for which the code has a network and its example the weight 0.
+    pictures: how many are inverted and tuned on. t0, inversion_steps, training_steps: return time
+    and DDIM steps of the way up and of the way down. templates, order: see `NADAConfig`.
     """
 
     direction: float = 3.0
     l1: float = 1.0
     identity: float = 0.0
+    pictures: int = 50
+    t0: int = TUNING.t0
+    inversion_steps: int = TUNING.inversion_steps
+    training_steps: int = TUNING.steps
+    templates: str | Sequence[str] = "nada79"
+    order: Order = "mean_then_norm"
 
 
 class DiffusionCLIP(NADA):
-    """The three losses.
+    """DiffusionCLIP's losses, for a generator of inverted pictures (`picture_generator`).
 
     pictures: whose latents the generator draws. Without them x_0 is the source's own image, which
     exists for every generator and leaves the error of the inversion out of the loss.
     identity: images [B, 3, H, W] in [-1, 1] -> unit features [B, D] of the faces in them.
     """
 
+    Config = DiffusionCLIPConfig
+
     def __init__(
         self, space: ClipSpace, source_class: str, target_class: str,
         pictures: InvertedImages | None = None, config: DiffusionCLIPConfig | None = None,
         identity: Callable[[Tensor], Tensor] | None = None,
-        templates: Sequence[str] = NADA_TEMPLATES,
     ):  # fmt: skip
-        super().__init__(space, source_class, target_class, templates)
+        self.weights = weights = config or DiffusionCLIPConfig()
+        super().__init__(
+            space, source_class, target_class, NADAConfig(weights.templates, weights.order)
+        )
         self.pictures, self.identity = pictures, identity
-        self.config = config or DiffusionCLIPConfig()
-        if (self.config.identity > 0) != (identity is not None):
+        if (weights.identity > 0) != (identity is not None):
             raise AirlibError(
                 "the identity of faces needs both a weight above 0 and a network; give both or none"
             )
         shown = None if pictures is None else digest(pictures.images, pictures.latents)
-        weights = {f"{name}_weight": value for name, value in asdict(self.config).items()}
-        self.settings |= {"method": "diffusion_clip", "pictures": shown, **weights}
+        self.settings |= {"method": "diffusion_clip", **asdict(weights), "shown": shown}
+
+    @classmethod
+    def of(cls, task: Task, config: DiffusionCLIPConfig, seed: int) -> Self:
+        """Inverts pictures of the source; the result is to be adapted in its `generator`."""
+        if not isinstance(task.generator, DiffusionGenerator):
+            raise AirlibError(
+                "DiffusionCLIP tunes a diffusion model; open a source whose generator is one"
+            )
+        schedule = DdimSchedule(config.t0, config.inversion_steps, config.training_steps)
+        pictures = task.source_pictures(config.pictures)
+        generator = picture_generator(task.generator, pictures, schedule)
+        classes = task.source_class, task.target_class
+        objective = cls(task.space, *classes, generator.pictures, config)
+        objective.generator = generator
+        return objective
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """{"direction", "l1"} and, with a network, "identity", each with its weight."""
@@ -86,20 +113,21 @@ class DiffusionCLIP(NADA):
             with torch.no_grad():
                 reference = step.embed(originals, "source")
         terms = {
-            "direction": self.config.direction * self._direction(step.offsets_from(reference)),
-            "l1": self.config.l1 * (originals - step.adapted_images).abs().mean(),
+            "direction": self.weights.direction * self._direction(step.offsets_from(reference)),
+            "l1": self.weights.l1 * (originals - step.adapted_images).abs().mean(),
         }
         if self.identity is not None:
             with torch.no_grad():
                 faces = self.identity(originals)
             cosines = (faces * self.identity(step.adapted_images)).sum(dim=1)
-            terms["identity"] = self.config.identity * (1 - cosines).mean()
+            terms["identity"] = self.weights.identity * (1 - cosines).mean()
         return terms
 
     def _direction(self, offsets: list[Tensor]) -> Tensor:
-        return self.space.weighted_sum(
-            lambda m: -torch.log(1 - directional_loss(offsets[m], self.directions[m]) / 2)
-        )
+        return self.space.weighted(
+            lambda offset, direction: -torch.log(1 - directional_loss(offset, direction) / 2),
+            offsets, self.directions,
+        )  # fmt: skip
 
 
 def picture_generator(

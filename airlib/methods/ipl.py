@@ -18,20 +18,22 @@ a", the same for both classes, in stage 2 (`residual="bare"`; "label" keeps stag
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.clip_space.offsets import class_features, directional_loss, text_direction
-from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
+from airlib.generators.base import Generator
 from airlib.methods.latent_mapper import LatentMapper, Sentence, codes_of
 from airlib.methods.prompt_learning import CONTEXT, PromptConfig
 from airlib.methods.samples import embed_samples
 from airlib.methods.step import Step
+from airlib.methods.task import Task
 from airlib.seeding import rng
 
 LOGIT_SCALE = 100.0  # of OpenAI's CLIP, exp(logit_scale)
@@ -67,23 +69,30 @@ def prompt_directions(source: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class IPLConfig:
-    """Numbers of stage 1 and of both stages' prompts; defaults of the official code."""
+    """Numbers of IPL's first stage and of its prompts; defaults of the official code.
 
-    steps: int = 300  # of stage 1
-    batch: int = 32
-    learning_rate: float = 0.05
-    tokens: int = 4  # vectors per prompt, the words of "a photo of a"
-    domain_weight: float = 1.0  # lambda_l
-    source_weight: float = 0.0  # lambda_src
-    residual: Literal["bare", "label"] = "bare"  # sentence of stage 2
+    mapper_steps, mapper_batch, mapper_learning_rate: of stage 1. prompt_tokens: vectors per prompt,
+    the words of "a photo of a". domain_weight, source_weight: lambda_l and lambda_src. residual:
+    the sentence of stage 2, "bare" or with the "label". templates: of the mean text features that
+    stage 1 compares with, see `NADAConfig`.
+    """
+
+    mapper_steps: int = 300
+    mapper_batch: int = 32
+    mapper_learning_rate: float = 0.05
+    prompt_tokens: int = 4
+    domain_weight: float = 1.0
+    source_weight: float = 0.0
+    residual: Literal["bare", "label"] = "bare"
+    templates: str | Sequence[str] = "nada79"
 
     def __post_init__(self) -> None:
         if self.residual not in ("bare", "label"):
             raise AirlibError(f"residual {self.residual!r} is unknown; choose bare or label")
-        if self.batch < 2 or not 1 <= self.tokens <= len(CONTEXT.split()):
+        if self.mapper_batch < 2 or not 1 <= self.prompt_tokens <= len(CONTEXT.split()):
             raise AirlibError(
-                f"a mapper needs batches of at least 2, not {self.batch}, and writes 1 to "
-                f"{len(CONTEXT.split())} vectors, not {self.tokens}"
+                f"a mapper needs batches of at least 2, not {self.mapper_batch}, and writes 1 to "
+                f"{len(CONTEXT.split())} vectors, not {self.prompt_tokens}"
             )
 
 
@@ -111,36 +120,47 @@ class Texts:
 
 
 class IPL:
-    """Stage 2 as a loss; the mappers, one per CLIP model, are learnt before its first step."""
+    """IPL's loss: stage 2, with the mappers of stage 1, one per CLIP model, as memory.
+
+        IPL(space, "human", "baby", IPLConfig(residual="label"), seed=0)
+
+    seed: of the mappers' first weights and of the images they are taught.
+    Raises AirlibError if the two classes have the same text features.
+    """
+
+    Config = IPLConfig
 
     def __init__(
         self, space: ClipSpace, source_class: str, target_class: str,
-        config: IPLConfig | None = None, templates: Sequence[str] = NADA_TEMPLATES, seed: int = 0,
+        config: IPLConfig | None = None, seed: int = 0,
     ):  # fmt: skip
         self.space, self.config, self.seed = space, config or IPLConfig(), seed
         self.settings = {
-            "method": "ipl", "source": source_class, "target": target_class,
-            "templates": len(templates), "seed": seed, "mapper": asdict(self.config),
+            "method": "ipl", "source": source_class, "target": target_class, "seed": seed,
+            **asdict(self.config),
             "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
         }  # fmt: skip
-        labels = source_class, target_class
+        labels, templates = (source_class, target_class), templates_of(self.config.templates)
         self.texts = [Texts(encoder, labels, templates) for encoder in space.encoders]
         self.directions = [text_direction(e, *labels, templates) for e in space.encoders]
         self.mappers: list[LatentMapper] = []
         self._events: list[dict] = []
 
+    @classmethod
+    def of(cls, task: Task, config: IPLConfig, seed: int) -> Self:
+        return cls(task.space, task.source_class, task.target_class, config, seed)
+
+    def begin(self, source: Generator, adapted: Generator) -> None:
+        """Stage 1: learn the mappers on images of the source."""
+        self.learn_mappers(source)
+
     def __call__(self, step: Step) -> dict[str, Tensor]:
-        """{"direction": scalar}."""
-        if not self.mappers:
-            self.learn_mappers(step)
+        """{"direction": mean of 1 - cos(dI_b, u(t_T,b - t_S,b)) over the images b, a scalar}."""
         offsets, codes = step.offsets_from(step.source_embeddings), codes_of(step.latents)
-        return {
-            "direction": self.space.weighted_sum(
-                lambda m: directional_loss(
-                    offsets[m], self.image_directions(m, codes).repeat(max(step.views, 1), 1)
-                )
-            )
-        }
+        views = max(step.views, 1)
+        models = range(len(self.mappers))
+        directions = [self.image_directions(m, codes).repeat(views, 1) for m in models]
+        return {"direction": self.space.weighted(directional_loss, offsets, directions)}
 
     @torch.no_grad()
     def image_directions(self, m: int, codes: Tensor) -> Tensor:
@@ -149,27 +169,29 @@ class IPL:
         return prompt_directions(*self.texts[m].prompts(vectors, self.config.residual))
 
     # -- stage 1 -------------------------------------------------------------------------------
-    def learn_mappers(self, step: Step) -> None:
+    def learn_mappers(self, source: Generator) -> None:
         """Teach new mappers the images of the source generator, and log what came out."""
-        config, channels = self.config, codes_of(step.latents).shape[1]
+        config = self.config
+        channels = codes_of(source.sample_latents(1, rng(self.seed))).shape[1]
         self.mappers = [
-            LatentMapper.random(channels, texts.width, config.tokens, self.seed).to(e.device)
+            LatentMapper.random(channels, texts.width, config.prompt_tokens, self.seed).to(e.device)
             for texts, e in zip(self.texts, self.space.encoders, strict=True)
         ]
         numbers = [parameter for mapper in self.mappers for parameter in mapper.parameters()]
-        optimizer = torch.optim.Adam(numbers, lr=config.learning_rate)
-        for index in range(config.steps):
-            latents, embeddings = self._images(step.source, index)
+        optimizer = torch.optim.Adam(numbers, lr=config.mapper_learning_rate)
+        for index in range(config.mapper_steps):
+            latents, embeddings = self._images(source, index)
             terms = [self._stage_1(m, codes_of(latents), e) for m, e in enumerate(embeddings)]
             optimizer.zero_grad()
             torch.stack([self._weighted(term) for term in terms]).sum().backward()
             optimizer.step()
         for mapper in self.mappers:
             mapper.requires_grad_(False)
-        self._log_mappers(step)
+        self._log_mappers(source)
 
-    def _images(self, source: nn.Module, index: int) -> tuple[Tensor, list[Tensor]]:
-        return embed_samples(self.space, source, self.config.batch, self.seed, "stage 1", index)
+    def _images(self, source: Generator, index: int) -> tuple[Tensor, list[Tensor]]:
+        n = self.config.mapper_batch
+        return embed_samples(self.space, source, n, self.seed, "stage 1", index)
 
     def _stage_1(self, m: int, codes: Tensor, images: Tensor) -> dict[str, Tensor]:
         """The terms of stage 1 for codes [B, C] and their unit image embeddings [B, D]."""
@@ -186,10 +208,10 @@ class IPL:
         return terms["contrastive"] + self.config.domain_weight * domain
 
     @torch.no_grad()
-    def _log_mappers(self, step: Step) -> None:
+    def _log_mappers(self, source: Generator) -> None:
         """Losses and directions on images that the mappers were not taught."""
-        latents, embeddings = self._images(step.source, self.config.steps)
-        event = {"event": "mappers", "step": step.index, "cos_with_text_direction": []}
+        latents, embeddings = self._images(source, self.config.mapper_steps)
+        event: dict[str, Any] = {"event": "mappers", "step": 0, "cos_with_text_direction": []}
         for m, images in enumerate(embeddings):
             for name, loss in self._stage_1(m, codes_of(latents), images).items():
                 event.setdefault(f"{name}_loss", []).append(round(loss.item(), 6))
@@ -198,7 +220,7 @@ class IPL:
         self._events.append(event)
 
     def events(self) -> list[dict]:
-        """What stage 1 reached, once."""
+        """What stage 1 reached, for the log; once."""
         events, self._events = self._events, []
         return events
 
@@ -211,7 +233,7 @@ class IPL:
             for key, value in mapper.state_dict().items()
         }
 
-    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
+    def load_state(self, state: dict[str, Tensor], adapted: Generator) -> None:
         """Restore what `state` returned."""
         if not state:
             return
@@ -219,7 +241,7 @@ class IPL:
         for m in range(len(self.space.encoders)):
             prefix = f"mapper.{m}."
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            self.mappers.append(LatentMapper.of_state(own, self.config.tokens))
+            self.mappers.append(LatentMapper.of_state(own, self.config.prompt_tokens))
 
 
 def learn_image_prompt(
@@ -236,7 +258,9 @@ def learn_image_prompt(
     """
     sentence, numbers = Sentence(encoder, *prompt), IPLConfig()
     mapper = LatentMapper.random(codes.shape[1], prompt[0].shape[2], config.tokens, seed)
-    optimizer = torch.optim.Adam(mapper.to(codes.device).parameters(), lr=numbers.learning_rate)
+    optimizer = torch.optim.Adam(
+        mapper.to(codes.device).parameters(), lr=numbers.mapper_learning_rate
+    )
     scale = float(encoder.model.logit_scale.exp())
 
     def features(rows: Tensor) -> Tensor:
@@ -244,11 +268,11 @@ def learn_image_prompt(
 
     for index in range(config.steps):
         rows = torch.randperm(len(codes), generator=rng(seed, "image prompt", index))
-        rows = rows[: numbers.batch]
+        rows = rows[: numbers.mapper_batch]
         optimizer.zero_grad()
         contrastive_loss(images[rows], features(rows), scale).backward()
         optimizer.step()
     with torch.no_grad():
-        parts = [features(rows) for rows in torch.arange(len(codes)).split(numbers.batch)]
-        loss = contrastive_loss(images[: numbers.batch], parts[0], scale)
+        parts = [features(rows) for rows in torch.arange(len(codes)).split(numbers.mapper_batch)]
+        loss = contrastive_loss(images[: numbers.mapper_batch], parts[0], scale)
     return F.normalize(torch.cat(parts).mean(dim=0), dim=0), loss.item()

@@ -17,7 +17,7 @@ puts a domain vector in the place of the weights, differs in `ref_clip`.
 """
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,7 @@ from airlib.errors import AirlibError
 from airlib.generators.base import Generator, Noise
 from airlib.images.checks import checked_pictures, digest
 from airlib.methods.step import Step, WithoutMemory
-
-if TYPE_CHECKING:
-    from airlib.evaluation.perceptual import PerceptualEmbedding
+from airlib.methods.task import Embedding, Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class MindTheGapConfig:
 
 
 class MindTheGap(WithoutMemory):
-    """The four losses.
+    """MindTheGap's four losses.
 
     reference: I_B [1, 3, H, H] in [-1, 1], as large as the source draws. latent: w_B
     [1, num_ws, w_dim]. perceptual: LPIPS in the paper. I_A* is drawn and embedded once, without
@@ -64,9 +62,12 @@ class MindTheGap(WithoutMemory):
     Raises AirlibError for other shapes and ranges.
     """
 
+    Config = MindTheGapConfig
+    by_picture = True
+
     def __init__(
         self, space: ClipSpace, source: Generator, reference: Tensor, latent: Tensor,
-        perceptual: "PerceptualEmbedding", config: MindTheGapConfig | None = None,
+        perceptual: Embedding, config: MindTheGapConfig | None = None,
     ):  # fmt: skip
         self.space, self.perceptual, self.config = space, perceptual, config or MindTheGapConfig()
         self.latent = latent.detach()
@@ -84,6 +85,11 @@ class MindTheGap(WithoutMemory):
             "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
         }  # fmt: skip
 
+    @classmethod
+    def of(cls, task: Task, config: MindTheGapConfig, seed: int) -> Self:
+        perceptual = task.perceptual()
+        return cls(task.space, task.generator, task.picture(), task.latent(), perceptual, config)
+
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """{"clip_across", "clip_within", "ref_clip", "ref_rec"}, each with its weight."""
         weights = self.config
@@ -97,18 +103,17 @@ class MindTheGap(WithoutMemory):
 
     def _across(self, step: Step) -> Tensor:
         offsets = step.offsets_from(step.source_embeddings)
-        return self.space.weighted_sum(
-            lambda m: directional_loss(offsets[m], self.target[m] - self.start[m])
-        )
+        moved = [end - start for end, start in zip(self.target, self.start, strict=True)]
+        return self.space.weighted(directional_loss, offsets, moved)
 
     def _within(self, step: Step) -> Tensor:
         adapted, source = step.adapted_embeddings, step.source_embeddings
-        return self.space.weighted_sum(
-            lambda m: directional_loss(adapted[m] - self.target[m], source[m] - self.start[m])
-        )
+        after = [x - target for x, target in zip(adapted, self.target, strict=True)]
+        before = [x - start for x, start in zip(source, self.start, strict=True)]
+        return self.space.weighted(directional_loss, after, before)
 
     def _ref_clip(self, drawn: list[Tensor]) -> Tensor:
-        total = self.space.weighted_sum(lambda m: (1 - drawn[m] @ self.target[m][0]).mean())
+        total = self.space.weighted(lambda x, end: (1 - x @ end[0]).mean(), drawn, self.target)
         return total if self.config.ref_clip_over == "sum" else total / sum(self.space.weights)
 
     def _ref_rec(self, drawn: Tensor) -> Tensor:
@@ -127,4 +132,4 @@ def shrunk(images: Tensor, size: int) -> Tensor:
 
 def _first(noise: Noise) -> Noise:
     """The noise maps of the first image of a step."""
-    return noise if noise is None else [maps[:1] for maps in noise]
+    return [maps[:1] for maps in noise] if isinstance(noise, list) else noise

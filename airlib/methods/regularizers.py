@@ -42,7 +42,9 @@ class InDomainAngle:
         if len(step.latents) < 2:
             raise AirlibError("the in-domain angle compares images; use a batch of at least 2")
         source, adapted = step.source_embeddings, step.adapted_embeddings
-        return step.space.weighted_sum(lambda m: in_domain_angle(source[m], adapted[m], self.as_in))
+        return step.space.weighted(
+            lambda before, after: in_domain_angle(before, after, self.as_in), source, adapted
+        )
 
 
 class DomainNorm:

@@ -6,16 +6,16 @@ Two generators are compared at the same seed and purpose: they draw the same lat
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
-from airlib.generators.base import images_at_once
+from airlib.generators.base import Generator, images_at_once
 from airlib.seeding import rng
 
 
 @torch.no_grad()
 def embed_samples(
-    space: ClipSpace, generator: nn.Module, n: int, seed: int, *purpose: str | int
+    space: ClipSpace, generator: Generator, n: int, seed: int, *purpose: str | int
 ) -> tuple[Tensor, list[Tensor]]:
     """Latents [n, ...] of the stream (seed, purpose), and embeddings [n, D] per CLIP model."""
     latents, embeddings = [], []

@@ -10,24 +10,27 @@ from typing import Protocol
 
 import torch
 from torch import Generator as Rng
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.clip_space.augmentation import random_views
 from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.offsets import SMALLEST_OFFSET
-from airlib.generators.base import Noise
+from airlib.generators.base import Generator, Noise
 from airlib.seeding import rng
 
 PERTURBATION = 0.02  # of the image range's half width, see `offsets_from`
 
 
 class Step:
-    """Step `index` of `total`: latents [B, ...], noise and embeddings [views * B, D], one per CLIP
-    model.
+    """Step `index` (from 0) of `total`: what an objective reads its loss from.
+
+    latents: [B, ...], shared by `source` and `adapted`. views: random views of each image that CLIP
+    sees (0: the image itself). noise: "shared", "independent" or "none". Images are drawn and
+    embedded when they are first asked for, and then kept.
     """
 
     def __init__(
-        self, index: int, total: int, seed: int, source: nn.Module, adapted: nn.Module,
+        self, index: int, total: int, seed: int, source: Generator, adapted: Generator,
         space: ClipSpace, latents: Tensor, views: int, noise: str,
     ):  # fmt: skip
         self.index, self.total, self.seed = index, total, seed
@@ -35,44 +38,53 @@ class Step:
         self.latents, self.views, self._noise_mode = latents, views, noise
 
     def rng(self, *purpose: str | int) -> Rng:
-        """The stream of this step for one purpose."""
+        """Random numbers of this step for one purpose: the same in every run with this seed."""
         return rng(self.seed, "step", self.index, *purpose)
 
     def noise(self, who: str) -> Noise:
-        """Noise maps of `who`: everybody's ("shared"), its own ("independent"), or none."""
+        """Noise maps for the images of `who` ("source", "adapted", "anchor"): those of everybody
+        ("shared"), its own ("independent"), or None.
+        """
         if self._noise_mode == "none":
             return None
         name = "everybody" if self._noise_mode == "shared" else who
         return self.source.sample_noise(len(self.latents), self.rng("noise", name))
 
     def embed(self, images: Tensor, who: str) -> list[Tensor]:
-        """Images -> embeddings of their random views (or of themselves, with views = 0)."""
+        """Images [B, 3, H, W] -> unit embeddings [views * B, D] of their random views per CLIP
+        model; with views = 0 those [B, D] of the images themselves.
+        """
         if self.views:
             images = random_views(images, self.views, self.rng("views", who))
         return self.space.embed_images(images)
 
     @cached_property
     def adapted_images(self) -> Tensor:
-        """[B, 3, H, W] with gradient."""
+        """Images [B, 3, H, W] of the adapted generator, with gradient."""
         return self.adapted(self.latents, self.noise("adapted"))
 
     @cached_property
     def adapted_embeddings(self) -> list[Tensor]:
+        """Unit embeddings [views * B, D] of `adapted_images` per CLIP model, with gradient."""
         return self.embed(self.adapted_images, "adapted")
 
     @cached_property
     def source_images(self) -> Tensor:
+        """Images [B, 3, H, W] of the source generator, without gradient."""
         with torch.no_grad():
             return self.source(self.latents, self.noise("source"))
 
     @cached_property
     def source_embeddings(self) -> list[Tensor]:
+        """Unit embeddings [views * B, D] of `source_images` per CLIP model, without gradient."""
         with torch.no_grad():
             return self.embed(self.source_images, "source")
 
     @torch.no_grad()
-    def embeddings_of(self, generator: nn.Module, who: str) -> list[Tensor]:
-        """Embeddings of another frozen generator at this step's latents."""
+    def embeddings_of(self, generator: Generator, who: str) -> list[Tensor]:
+        """Unit embeddings [views * B, D] per CLIP model of what another frozen generator draws from
+        this step's latents. who: its name in the noise and view streams.
+        """
         return self.embed(generator(self.latents, self.noise(who)), who)
 
     def offsets_from(self, reference: list[Tensor]) -> list[Tensor]:
@@ -92,39 +104,59 @@ class Step:
 
 
 class Objective(Protocol):
-    """A loss with memory.
+    """What pulls a generator: a loss, and whatever it must remember from step to step.
 
-    settings: what two runs must share for one to continue the other (JSON values).
+    settings: {"method": its name, ...} and all else that two runs must share for one to continue
+    the other (JSON values). One that remembers nothing inherits the rest from `WithoutMemory`.
     """
 
     settings: dict
 
+    def begin(self, source: Generator, adapted: Generator) -> None:
+        """What comes before the first step, such as a first stage of training; not called again
+        when a run is resumed.
+        """
+
     def __call__(self, step: Step) -> dict[str, Tensor]:
-        """Named scalar terms; the loop sums them with the weights of its configuration."""
+        """The loss terms of one step by name, scalars with gradient. The loop adds them up, each
+        with the weight that its configuration gives the name (default 1).
+        """
 
     def events(self) -> list[dict]:
-        """What happened since the last call, for the log (JSON values)."""
+        """What happened since the last call, for the log of the run (JSON values)."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs."""
+        """Every tensor that a resumed run needs."""
 
-    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
-        """Restore `state`; `adapted` supplies architectures."""
+    def load_state(self, state: dict[str, Tensor], adapted: Generator) -> None:
+        """Restore what `state` returned; `adapted` supplies the architecture of generators."""
 
 
 class Regularizer(Protocol):
-    """One more term beside any objective, without memory; see `airlib.methods.regularizers`."""
+    """One more loss term beside any objective, without memory; see `airlib.methods.regularizers`.
+
+    name: of the term in the log. weight: its factor in the sum. settings: as of an `Objective`.
+    """
 
     name: str
     weight: float
     settings: dict
 
     def __call__(self, step: Step) -> Tensor:
-        """Its value, a scalar, before the weight."""
+        """The term of one step, a scalar with gradient, before the weight."""
 
 
 class WithoutMemory:
-    """What the loop wants of an objective, for one that remembers nothing from step to step."""
+    """The part of an `Objective` that is the same for every loss without memory: inherit from this
+    and write `settings` and `__call__`.
+
+    generator: what is adapted in place of the world's generator, for a method that makes its own.
+    """
+
+    generator: Generator | None = None
+
+    def begin(self, source: Generator, adapted: Generator) -> None:
+        """Nothing comes before the first step."""
 
     def events(self) -> list[dict]:
         """Nothing happens between steps."""
@@ -134,5 +166,5 @@ class WithoutMemory:
         """Nothing changes during training."""
         return {}
 
-    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
+    def load_state(self, state: dict[str, Tensor], adapted: Generator) -> None:
         """Nothing to restore."""

@@ -26,16 +26,19 @@ There is no official code. Left open by the paper (sections 3.1 to 3.3), and cho
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.offsets import class_features, text_direction
-from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
+from airlib.generators.base import Generator
 from airlib.methods.step import Step
+from airlib.methods.task import Task
 from airlib.seeding import rng
 
 BETAS = (0.0, 0.99)  # of Adam in stage 1
@@ -43,16 +46,23 @@ BETAS = (0.0, 0.99)  # of Adam in stage 1
 
 @dataclass(frozen=True)
 class SVLConfig:
-    """Numbers of the paper (sections 3.2, 3.3 and 4); `fisher_samples` is ours."""
+    """Numbers of SVL; defaults of the paper (sections 3.2, 3.3 and 4), but for `fisher_samples`,
+    which it does not state.
 
-    variations: int = 6  # K
+    variations: K. variation_steps, variation_learning_rate, diversity: of stage 1, diversity being
+    lambda_div. covariance, ewc, relation: lambda_cov, lambda_EWC and lambda_rel. fisher_samples:
+    images that F is a mean over. templates: of E_T(text), see `NADAConfig`.
+    """
+
+    variations: int = 6
     variation_steps: int = 2000
     variation_learning_rate: float = 0.002
-    diversity: float = 1.0  # lambda_div
-    covariance: float = 1e3  # lambda_cov
-    ewc: float = 1e7  # lambda_EWC
-    relation: float = 1e2  # lambda_rel
+    diversity: float = 1.0
+    covariance: float = 1e3
+    ewc: float = 1e7
+    relation: float = 1e2
     fisher_samples: int = 50
+    templates: str | Sequence[str] = "nada79"
 
     def __post_init__(self) -> None:
         if self.variations < 2 or self.fisher_samples < 1:
@@ -111,7 +121,7 @@ def relation_loss(source: Tensor, adapted: Tensor) -> Tensor:
 
 
 def fisher_information(
-    generator: nn.Module, space: ClipSpace, sources: list[Tensor], n: int, seed: int
+    generator: Generator, space: ClipSpace, sources: list[Tensor], n: int, seed: int
 ) -> dict[str, Tensor]:
     """Mean square over n images of the gradient of their cosine with the source text, by parameter.
 
@@ -123,9 +133,7 @@ def fisher_information(
         stream = rng(seed, "fisher", index)
         latents = copy.sample_latents(1, stream)
         embeddings = space.embed_images(copy(latents, copy.sample_noise(1, stream)))
-        cosine = space.weighted_sum(
-            lambda m, e=embeddings: F.cosine_similarity(e[m][0], sources[m], dim=0)
-        )
+        cosine = space.weighted(_first_cosine, embeddings, sources)
         gradients = torch.autograd.grad(cosine, list(named.values()), allow_unused=True)
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:
@@ -133,58 +141,82 @@ def fisher_information(
     return squares
 
 
+def _first_cosine(embeddings: Tensor, text: Tensor) -> Tensor:
+    return F.cosine_similarity(embeddings[0], text, dim=0)
+
+
 # --- the method ----------------------------------------------------------------------------------
 
 
 class SVL:
-    """Stage 2 as a loss. Its terms have their weights in them already."""
+    """SVL's loss: stage 2, with the variations of stage 1 and what matters in the source as memory.
+
+        SVL(space, "human", "baby", SVLConfig(covariance=10.0), seed=0)
+
+    The terms that the loop gets have their weights in them already. seed: of the variations' start
+    and of the images of F. Raises AirlibError if the two classes have the same text features.
+    """
+
+    Config = SVLConfig
 
     def __init__(
         self, space: ClipSpace, source_class: str, target_class: str,
-        config: SVLConfig | None = None, templates: Sequence[str] = NADA_TEMPLATES, seed: int = 0,
+        config: SVLConfig | None = None, seed: int = 0,
     ):  # fmt: skip
         self.space, self.config, self.seed = space, config or SVLConfig(), seed
         self.settings = {
-            "method": "svl", "source": source_class, "target": target_class,
-            "templates": len(templates), "seed": seed, **asdict(self.config),
+            "method": "svl", "source": source_class, "target": target_class, "seed": seed,
+            **asdict(self.config),
             "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
         }  # fmt: skip
+        templates = templates_of(self.config.templates)
         self.sources, self.targets = (
             [class_features(e, label, templates).mean(dim=0) for e in space.encoders]
             for label in (source_class, target_class)
         )
-        self.variations = [
-            learn_variations(target, self.config, rng(seed, "variations", m))
-            for m, target in enumerate(self.targets)
+        self.directions = [
+            text_direction(encoder, source_class, target_class, templates)
+            for encoder in space.encoders
         ]
-        self.texts = []
-        for m, encoder in enumerate(space.encoders):
-            direction = text_direction(encoder, source_class, target_class, templates)
-            others = F.normalize(self.variations[m] - self.sources[m], dim=1)
-            self.texts.append(torch.cat([direction[None], others]))
+        self.variations: list[Tensor] = []  # [K, D] per CLIP model, of stage 1
         # Of each parameter that images depend on: its information, and its value in the source.
         self.fisher: dict[str, Tensor] = {}
         self.start: dict[str, Tensor] = {}
         self._events: list[dict] = []
 
+    @classmethod
+    def of(cls, task: Task, config: SVLConfig, seed: int) -> Self:
+        return cls(task.space, task.source_class, task.target_class, config, seed)
+
+    def begin(self, source: Generator, adapted: Generator) -> None:
+        """Stage 1, the variations of the target text; then what matters in the source."""
+        self.variations = [
+            learn_variations(target, self.config, rng(self.seed, "variations", m))
+            for m, target in enumerate(self.targets)
+        ]
+        self.measure_source(adapted)
+
+    def texts(self) -> list[Tensor]:
+        """T: unit text offsets [K + 1, D] per CLIP model, the target's first."""
+        parts = zip(self.directions, self.variations, self.sources, strict=True)
+        return [torch.cat([d[None], F.normalize(v - s, dim=1)]) for d, v, s in parts]
+
     def __call__(self, step: Step) -> dict[str, Tensor]:
-        """{"moments": scalar, "ewc": scalar, "relation": scalar}."""
-        if not self.fisher:
-            self.measure_source(step)
+        """{"moments", "ewc", "relation"}: scalars, each with its weight."""
         offsets, views = step.offsets_from(step.source_embeddings), max(step.views, 1)
         offsets = [F.normalize(offset, dim=1) for offset in offsets]
         before, after, weights = step.source_embeddings, step.adapted_embeddings, self.config
         return {
-            "moments": self.space.weighted_sum(
-                lambda m: moment_loss(offsets[m], self.texts[m], weights.covariance, views)
+            "moments": self.space.weighted(
+                lambda images, texts: moment_loss(images, texts, weights.covariance, views),
+                offsets, self.texts(),
             ),
             "ewc": weights.ewc * self.distance_from_source(step.adapted),
-            "relation": weights.relation
-            * self.space.weighted_sum(lambda m: relation_loss(before[m], after[m])),
-        }
+            "relation": weights.relation * self.space.weighted(relation_loss, before, after),
+        }  # fmt: skip
 
-    def distance_from_source(self, adapted: nn.Module) -> Tensor:
-        """L_ewc over the parameters that may move."""
+    def distance_from_source(self, adapted: Generator) -> Tensor:
+        """L_ewc over the parameters of `adapted` that may move, a scalar without its weight."""
         moved = [
             (self.fisher[name] * (parameter - self.start[name]).square()).sum()
             for name, parameter in adapted.named_parameters()
@@ -192,11 +224,11 @@ class SVL:
         ]
         return torch.stack(moved).sum()
 
-    def measure_source(self, step: Step) -> None:
-        """What matters in the generator before its first step, and a note for the log."""
+    def measure_source(self, adapted: Generator) -> None:
+        """What matters in the generator, which has not moved yet; and a note for the log."""
         n = self.config.fisher_samples
-        self.fisher = fisher_information(step.adapted, self.space, self.sources, n, self.seed)
-        values = dict(step.adapted.named_parameters())
+        self.fisher = fisher_information(adapted, self.space, self.sources, n, self.seed)
+        values = dict(adapted.named_parameters())
         self.start = {name: values[name].detach().clone() for name in self.fisher}
         pairs = zip(self.variations, self.targets, strict=True)
         cosines = [float(F.cosine_similarity(v, t, dim=1).mean()) for v, t in pairs]
@@ -204,24 +236,27 @@ class SVL:
         self._events.append(
             {
                 "event": "variations",
-                "step": step.index,
+                "step": 0,
                 "cos_with_target": [round(cosine, 6) for cosine in cosines],
                 "largest_information": largest,
             }
         )
 
     def events(self) -> list[dict]:
-        """What stage 1 reached, once."""
+        """What stage 1 reached, for the log; once."""
         events, self._events = self._events, []
         return events
 
     # -- checkpoints ---------------------------------------------------------------------------
     def state(self) -> dict[str, Tensor]:
-        """Information and values of the source; empty before the first step."""
-        kept = {"fisher": self.fisher, "start": self.start}
+        """The variations, and information and values of the source; empty before `begin`."""
+        variations = {str(m): v for m, v in enumerate(self.variations)}
+        kept = {"variations": variations, "fisher": self.fisher, "start": self.start}
         return {f"{kind}.{name}": v for kind, of in kept.items() for name, v in of.items()}
 
-    def load_state(self, state: dict[str, Tensor], adapted: nn.Module) -> None:
-        """Restore what `state` returned; variations follow from the seed."""
+    def load_state(self, state: dict[str, Tensor], adapted: Generator) -> None:
+        """Restore what `state` returned."""
+        models = range(len(self.targets)) if state else ()
+        self.variations = [state[f"variations.{m}"] for m in models]
         for kind, of in (("fisher.", self.fisher), ("start.", self.start)):
             of.update({k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)})

@@ -18,6 +18,7 @@ last.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
 from airlib.images.checks import checked_pictures, digest
 from airlib.methods.step import Step, WithoutMemory
+from airlib.methods.task import Task
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,14 @@ class TargetCLIPConfig:
 
 
 class TargetCLIP(WithoutMemory):
-    """pictures: [n, 3, H, H] in [-1, 1], one in the paper; with several, their mean embedding."""
+    """TargetCLIP's three losses, for the parameterization `latent_direction`.
+
+    pictures: [n, 3, H, H] in [-1, 1] of the target, one in the paper; with several, their mean
+    embedding is the target. Raises AirlibError for pictures of other shapes and ranges.
+    """
+
+    Config = TargetCLIPConfig
+    by_picture = True
 
     def __init__(
         self, space: ClipSpace, pictures: Tensor, config: TargetCLIPConfig | None = None
@@ -54,6 +63,10 @@ class TargetCLIP(WithoutMemory):
             "clip": [encoder.name for encoder in space.encoders], "clip_weights": space.weights,
         }  # fmt: skip
 
+    @classmethod
+    def of(cls, task: Task, config: TargetCLIPConfig, seed: int) -> Self:
+        return cls(task.space, task.picture(), config)
+
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """{"similarity", "consistency", "norm"}, each with its weight."""
         direction = getattr(step.adapted, "direction", None)
@@ -63,13 +76,18 @@ class TargetCLIP(WithoutMemory):
             raise AirlibError("TargetCLIP compares images; use a batch of at least 2")
         offsets, weights = step.offsets_from(step.source_embeddings), self.config
         adapted = step.adapted_embeddings
-        similarity = self.space.weighted_sum(lambda m: (1 - adapted[m] @ self.targets[m]).mean())
-        consistency = self.space.weighted_sum(lambda m: inconsistency(offsets[m]))
+        similarity = self.space.weighted(_distance, adapted, self.targets)
+        consistency = self.space.weighted(inconsistency, offsets)
         return {
             "similarity": weights.similarity * similarity,
             "consistency": weights.consistency * consistency,
             "norm": weights.norm * direction.square().sum() / 2,
         }
+
+
+def _distance(embeddings: Tensor, target: Tensor) -> Tensor:
+    """Mean 1 - cos of unit embeddings [B, D] to a unit vector [D]."""
+    return (1 - embeddings @ target).mean()
 
 
 def inconsistency(offsets: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ class Parameterization:
     name: str
     select: Callable[[nn.Module], dict[str, nn.Parameter]]
     choose: Callable[[nn.Module, Rng], list[nn.Module]] | None = None
+    whole: bool = False
+
+    def bind(self, space, target_class):
+        return self
 
     def attach(self, adapted: nn.Module) -> dict[str, nn.Parameter]:
         """Make exactly the chosen tensors of `adapted` trainable and return them by name."""
@@ -199,7 +203,7 @@ def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng
     generator.requires_grad_(False)  # scoring needs no weight gradients
     images = space.embed_images(generator(latents, generator.sample_noise(SELECTION_BATCH, rng)))
     texts = space.embed_text([target_class])
-    loss = space.weighted_sum(lambda m: (1 - images[m] @ texts[m][0]).mean())
+    loss = space.weighted(lambda image, text: (1 - image @ text[0]).mean(), images, texts)
     (gradient,) = torch.autograd.grad(loss, latents)
     for parameter, flag in flags.items():
         parameter.requires_grad_(flag)

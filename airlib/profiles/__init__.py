@@ -130,15 +130,18 @@ def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
             f"{key} is a table of {where}; override one of its entries: "
             + ", ".join(_join(key, entry) for entry in values)
         )
-    parent[last] = _checked(key, values, value)
+    parent[last] = checked(key, values, value)
 
 
-def _checked(key: str, old: Any, new: Any) -> Any:
-    """`new`, if it can stand where `old` stood."""
+def checked(key: str, old: Any, new: Any) -> Any:
+    """`new` as a value that can stand where `old` stood: of its type, an int for a float too.
+
+    Raises AirlibError that names the entry `key` for another type and for infinite numbers.
+    """
     if isinstance(old, list):
         if not isinstance(new, list | tuple):
             raise AirlibError(f"{key} must be a list such as {old}, not {new!r}")
-        return [_checked(key, old[0], entry) if old else entry for entry in new]
+        return [checked(key, old[0], entry) if old else entry for entry in new]
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
     if type(new) is not type(old):

@@ -16,8 +16,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from airlib.adaptation import Adaptation, AdaptationConfig, adapt
-from airlib.clip_space.templates import templates_of
+from airlib.adaptation import Adaptation
 from airlib.editing.inversion import Inversion
 from airlib.editing.inverters import (
     Manipulation,
@@ -25,9 +24,6 @@ from airlib.editing.inverters import (
 )
 from airlib.evaluation.perceptual import paired_l1
 from airlib.evaluation.protocols import evaluate
-from airlib.generators.ddim import DdimSchedule
-from airlib.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPConfig, picture_generator
-from airlib.parameterizations.stylegan2 import full
 from airlib.results import Metric
 from airlib.worlds import World
 from airlib.worlds.inverting import Way, inverter_of
@@ -61,27 +57,3 @@ def score(
     kept = paired_l1(edits, pictures[:n].to(edits.device)).mean().item() / 2
     how = f"kept{n}: share of the pixel range, to the picture that was edited"
     return [*found, Metric("kept_l1", kept, n, None, how, pair, method, seed)]
-
-
-def diffusion_clip(world: World, pair: str, seed: int = 0) -> Adaptation:
-    """DiffusionCLIP with the profile's numbers: all weights, tuned on pictures of the source."""
-    numbers, texts = world.profile.manipulation.diffusion_clip, world.pair(pair)
-    schedule = DdimSchedule(
-        world.profile.manipulation.t0,
-        world.profile.manipulation.inversion_steps,
-        numbers.training_steps,
-    )
-    shown = world.profile.manipulation.pictures  # tuned on others
-    pictures = world.pictures(shown + numbers.pictures)[shown:]
-    source = picture_generator(world.generator, pictures, schedule)
-    weights = DiffusionCLIPConfig(numbers.direction, numbers.l1, numbers.identity)
-    loss = DiffusionCLIP(
-        world.space, texts.source_class, texts.target_class, source.pictures, weights,
-        templates=templates_of(world.profile.world.templates),
-    )  # fmt: skip
-    config = AdaptationConfig(
-        numbers.steps, numbers.batch, numbers.learning_rate, tuple(numbers.betas), numbers.views,
-        noise="none", seed=seed,
-    )  # fmt: skip
-    labels = {"profile": world.profile.name, "pair": pair, "method": "diffusion_clip"}
-    return adapt(source, world.space, loss, full(), config, labels=labels)

@@ -2,7 +2,7 @@
 
     world = open_world("tiny", "human")
     example = example_of(world, "photo-sketch")              # the picture, and its inversion
-    adapted = adapt_to(world, example, "mtg_d").apply(world.generator)
+    adapted = world.adapt("mtg_d", "photo-sketch").apply(world.generator)
     images = images_of(world, example, adapted, 8, style_mixing=True)[0]
 
     runs = one_shot("tiny", ["mtg", "mtg_d"], ["photo-sketch"], [0, 1, 2], "runs/one_shot")
@@ -14,16 +14,12 @@ arm and PLAIN. A sweep is restartable and leaves what that of `airlib.experiment
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from airlib.adaptation import Adaptation, AdaptationConfig, adapt
-from airlib.editing.inversion import Inversion, InversionConfig, invert
 from airlib.editing.style_mixing import mix_styles
-from airlib.errors import AirlibError
 from airlib.experiments.processes import in_processes
 from airlib.experiments.sweep import (
     SHIPPED_RUNS,
@@ -37,16 +33,11 @@ from airlib.experiments.sweep import (
 )
 from airlib.generators.base import DrawnBatches
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.methods.image_direction import ImageDirection
-from airlib.methods.mind_the_gap import MindTheGap, MindTheGapConfig
-from airlib.methods.regularizers import InDomainAngle
-from airlib.methods.step import Objective
-from airlib.methods.target_clip import TargetCLIP, TargetCLIPConfig
-from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS
 from airlib.profiles import Profile, load_profile
 from airlib.results import Metric
 from airlib.worlds import WORLDS, World
-from airlib.worlds.inverting import perceptual_of, prior_of
+from airlib.worlds.examples import Example, example_of
+from airlib.worlds.numbers import method_of
 
 SHIPPED = SHIPPED_RUNS / "tiny_one_shot.json"
 MIXED = "mixed"  # the row of the untouched generator with the styles of the reference
@@ -55,82 +46,6 @@ PROTOCOL = "shown"  # of `evaluation.protocols`
 OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_quality",
             "clip_diversity", "precision", "recall")  # fmt: skip
 """What tables show: nothing by the first judge, which is part of the loss."""
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A picture [1, 3, H, H] of a pair's target domain, and its inversion in the source domain;
-    both on the device of the generator.
-    """
-
-    pair: str
-    picture: Tensor
-    inversion: Inversion
-
-
-@cache
-def example_of(world: World, pair: str) -> Example:
-    """The reference of a pair: in the tiny world of a latent that is used for nothing else, else
-    the first of the pair's reference images.
-    """
-    if world.knows_truth:
-        picture = world.truth(pair, world.z(1, "one-shot reference"))
-    else:
-        picture = next(iter(world.reference_images(pair)))[:1]
-    numbers, perceptual = world.profile.one_shot.inversion, perceptual_of(world)
-    config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
-    prior = prior_of(world, numbers.prior_samples, numbers.prior_floor)
-    inversion = invert(world.generator, picture, perceptual, prior, config)
-    return Example(pair, picture.to(inversion.latents.device), inversion)
-
-
-# -- one arm -----------------------------------------------------------------------------------
-def arm_numbers(profile: Profile, arm: str) -> Profile:
-    """The table of an arm; AirlibError for an unknown one."""
-    arms = profile.one_shot.arms
-    if arm not in arms:
-        raise AirlibError(f"unknown one-shot arm {arm!r}; choose from {', '.join(arms)}")
-    return arms[arm]
-
-
-def adapt_to(world: World, example: Example, arm: str, seed: int = 0) -> Adaptation:
-    """Adapt the source generator to the domain of one picture, with the profile's numbers."""
-    numbers = arm_numbers(world.profile, arm)
-    study = world.profile.one_shot
-    config = AdaptationConfig(
-        numbers.steps, numbers.batch, numbers.learning_rate, tuple(numbers.betas),
-        study.views, study.noise, seed=seed,
-    )  # fmt: skip
-    labels = {"profile": world.profile.name, "pair": example.pair, "method": arm}
-    angle = numbers.in_domain_angle
-    return adapt(
-        world.generator, world.space, LOSSES[numbers.loss](world, example, seed),
-        PARAMETERIZATIONS[numbers.parameterization](), config, labels=labels,
-        regularizers=[InDomainAngle(angle)] if angle else [],
-    )  # fmt: skip
-
-
-def _mind_the_gap(world: World, example: Example, seed: int) -> Objective:
-    config = MindTheGapConfig(**world.profile.one_shot.mind_the_gap)
-    latent, perceptual = example.inversion.latents, perceptual_of(world)
-    return MindTheGap(world.space, world.generator, example.picture, latent, perceptual, config)
-
-
-def _image_direction(world: World, example: Example, seed: int) -> Objective:
-    samples = world.profile.one_shot.image_direction.samples
-    return ImageDirection(world.space, world.generator, example.picture, samples, seed)
-
-
-def _target_clip(world: World, example: Example, seed: int) -> Objective:
-    config = TargetCLIPConfig(**world.profile.one_shot.target_clip)
-    return TargetCLIP(world.space, example.picture, config)
-
-
-LOSSES = {
-    "mind_the_gap": _mind_the_gap,
-    "image_direction": _image_direction,
-    "target_clip": _target_clip,
-}
 
 
 def images_of(
@@ -156,7 +71,7 @@ def one_shot(
     """
     numbers, directory = load_profile(profile, overrides), Path(directory)
     for arm in arms:
-        arm_numbers(numbers, arm)
+        method_of(numbers, arm)
     check_pairs(numbers, pairs)
     todo = [Run(pair, row, 0, directory) for pair in pairs for row in _rows(profile)]
     todo += [Run(p, arm, s, directory) for p in pairs for s in seeds for arm in arms]
@@ -226,11 +141,11 @@ def _image_sets(run: Run, world: World) -> dict[str, Iterable[Tensor]]:
     if name in world.reference_rows and name != "source":
         return {name: world.row(name, pair)}
     example, generator, mixing = example_of(world, pair), world.generator, name == MIXED
-    if name in world.profile.one_shot.arms:
-        adaptation = adapt_to(world, example, name, run.seed)
+    if name not in (*world.reference_rows, MIXED):
+        adaptation = world.adapt(name, pair, run.seed)
         adaptation.save(run.stem.with_suffix(".safetensors"))
         generator = adaptation.apply(generator)
-        mixing = arm_numbers(world.profile, name).loss == MIXING
+        mixing = method_of(world.profile, name) == MIXING
     sets = {name: images_of(world, example, generator, n, mixing)}
     if mixing and name != MIXED:
         sets[name + PLAIN] = images_of(world, example, generator, n)

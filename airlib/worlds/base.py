@@ -1,39 +1,33 @@
 """What every world offers: latents, adaptation by any method, and references to score against."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipSpace
-from airlib.clip_space.templates import NADA_TEMPLATES, templates_of
+from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.errors import AirlibError
 from airlib.evaluation.features import NO_JUDGES, Judge, Reference
 from airlib.evaluation.protocols import Scores, evaluate
 from airlib.generators.base import DrawnBatches, Generator
-from airlib.methods.air import AIR, AIRConfig
-from airlib.methods.ipl import IPL, IPLConfig
-from airlib.methods.nada import NADA
-from airlib.methods.prompt_learning import PromptConfig
-from airlib.methods.regularizers import InDomainAngle
-from airlib.methods.step import Objective
-from airlib.methods.svl import SVL, SVLConfig
-from airlib.parameterizations.lora import diffusion_parameterization
-from airlib.parameterizations.stylegan2 import (
-    PARAMETERIZATIONS,
-    WITH_MAPPING,
-    Parameterization,
-    adaptive_layers,
-)
-from airlib.profiles import Profile, method_numbers
+from airlib.methods.registry import REGULARIZERS, defaults_of, method_class
+from airlib.methods.step import Objective, Regularizer
+from airlib.methods.task import Task
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.registry import parameterization_named
+from airlib.profiles import Profile, method_names
 from airlib.results import Metric
 from airlib.seeding import rng
+from airlib.worlds.examples import example_of, picture_of
+from airlib.worlds.inverting import perceptual_of
+from airlib.worlds.numbers import changed, is_by_picture, loop_defaults, method_of, numbers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,105 +160,117 @@ class World(ABC):
 
     # -- adaptation ----------------------------------------------------------------------------
     def adapt(
-        self, method: str, pair: str, seed: int = 0, directory: str | Path | None = None, **options
-    ) -> Adaptation:
-        """Adapt the source generator to a pair's target with the profile's numbers.
+        self, method: str | Objective, pair: str, seed: int = 0,
+        directory: str | Path | None = None, *,
+        parameterization: str | Parameterization | None = None,
+        regularizers: Sequence[Regularizer] = (),
+        on_step: Callable[[int, Generator], None] | None = None, **options: Any,
+    ) -> Adaptation:  # fmt: skip
+        """Adapt the source generator to the target of `pair`, with the profile's numbers.
 
-        method: one of the profile's methods or arms. options: numbers of it to change for this run;
-        `on_step`; `objective`, a loss to follow instead of the method's own; `regularizers`, more
-        terms; `mixing` and `weights` of `AdaptationConfig`. directory: where to checkpoint; calling
-        again continues.
+            world.adapt("air", "human-baby", t_int=0.2, parameterization="domain_vector")
+
+        method: a name (of the profile's methods and arms, or registered), or an objective of your
+        own. parameterization: what may move, a name or an object; default: the profile's.
+        regularizers: further loss terms. on_step(k, adapted): called before step k and at the end.
+        options: numbers to change, see `numbers`. directory: where to checkpoint; the same call
+        continues there. Raises AirlibError for unknown names and numbers before anything runs.
         """
-        on_step, objective = options.pop("on_step", None), options.pop("objective", None)
-        regularizers = list(options.pop("regularizers", ()))
-        changed = dict(options)
-        loop = {key: options.pop(key) for key in ("mixing", "weights") if key in options}
-        numbers = self.numbers(method, pair, options) | loop
-        config = AdaptationConfig(
-            **{k: numbers[k] for k in ("steps", "batch", "learning_rate", "views", "noise")},
-            **{k: numbers[k] for k in ("mixing", "weights") if k in numbers},
-            betas=tuple(numbers["betas"]),
-            seed=seed,
-        )
-        labels = {"profile": self.profile.name, "method": method, "pair": pair, "numbers": numbers}
-        labels |= {"options": changed} if changed else {}
-        name, weight = numbers["parameterization"], numbers.get("in_domain_angle", 0.0)
-        regularizers += [InDomainAngle(weight)] if weight else []
-        source = self.generator.with_mapping() if name in WITH_MAPPING else self.generator
+        name = method if isinstance(method, str) else name_of(method)
+        given = {} if parameterization is None else {"parameterization": _name(parameterization)}
+        numbers = self.numbers(method, pair, {**options, **given})
+        moving = self.parameterization(parameterization or numbers["parameterization"], pair)
+        objective = self.objective(method, pair, numbers, seed) if method is name else method
+        labels = {"profile": self.profile.name, "method": name, "pair": pair, "numbers": numbers}
+        labels |= {"options": {**options, **given}} if options or given else {}
+        source = getattr(objective, "generator", None) or self.generator
         return adapt(
-            source, self.space, objective or self.objective(method, pair, numbers, seed),
-            self.parameterization(name, pair), config, directory, labels, on_step, regularizers,
+            source.with_mapping() if moving.whole else source, self.space, objective, moving,
+            loop_of(numbers, seed), directory, labels, on_step,
+            [*regularizers, *regularizers_of(numbers)],
         )  # fmt: skip
 
-    def objective(self, method: str, pair: str, numbers: dict, seed: int) -> Objective:
-        """The loss of `method` for the texts of `pair`."""
-        texts = self.pair(pair)
-        classes = texts.source_class, texts.target_class
-        templates = templates_of(self.profile.world.templates)
-        loss = self.profile.arms[method].method if method in self.profile.arms else method
-        return OBJECTIVES[loss](self.space, *classes, templates, numbers, seed)
+    def numbers(
+        self, method: str | Objective, pair: str, options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Every number of a method for one pair: the profile's, changed by the pair and `options`.
 
-    def parameterization(self, name: str, pair: str) -> Parameterization:
-        """One of `PARAMETERIZATIONS`, or layersK (adaptive selection of K layers); for a diffusion
-        model see `diffusion_parameterization`.
+        Of an objective only those of the loop are left to change: it has its own already.
+        Raises AirlibError for unknown names and for values of another type.
         """
-        if self.draws_by_diffusion:
-            return diffusion_parameterization(name)
-        if name in PARAMETERIZATIONS:
-            return PARAMETERIZATIONS[name]()
-        if name.startswith("layers") and name[6:].isdigit():
-            return adaptive_layers(int(name[6:]), self.space, self.pair(pair).target_class)
-        known = ", ".join(PARAMETERIZATIONS)
-        raise AirlibError(f"unknown parameterization {name!r}; choose from {known}, layersK")
+        texts, kind = self.pair(pair), self.profile.sources[self.source].generator
+        if not isinstance(method, str):
+            own = name_of(method)
+            table = own if own in method_names(self.profile) else "nada"
+            numbers = numbers_of(self.profile, table, kind)
+            numbers = {key: numbers[key] for key in loop_defaults()}
+            return changed(numbers, options or {}, own)
+        numbers = numbers_of(self.profile, method, kind)
+        if not is_by_picture(self.profile, method):
+            numbers |= {key: value for key, value in texts.as_dict().items() if key in numbers}
+        return changed(numbers, options or {}, method)
 
-    def numbers(self, method: str, pair: str, options: dict) -> dict:
-        """The profile's numbers of a method for one pair, changed by `options`."""
-        numbers = method_numbers(self.profile, method)
-        for name in options:
-            if name not in numbers:
-                raise AirlibError(
-                    f"{method} has no option {name!r}; choose from {', '.join(numbers)}"
-                )
-        extra = {k: v for k, v in self.pair(pair).as_dict().items() if k in numbers}
-        return {**numbers, **extra, **options}
+    def objective(self, method: str, pair: str, numbers: Mapping[str, Any], seed: int) -> Objective:
+        """The loss of a method or arm for one pair, from its `numbers`. seed: of what is random in
+        the loss itself, such as the images that AIR learns prompts from.
+        """
+        name = method_of(self.profile, method)
+        own = {key: numbers[key] for key in defaults_of(name)}
+        kind = method_class(name)
+        return kind.of(self.task(pair), kind.Config(**own), seed)
 
+    def task(self, pair: str) -> Task:
+        """What a method is told about one pair; see `airlib.methods.task`."""
+        texts, shown = self.pair(pair), self.profile.manipulation.pictures
+        return Task(
+            self.space, self.generator, texts.source_class, texts.target_class,
+            picture=lambda: picture_of(self, pair),
+            latent=lambda: example_of(self, pair).inversion.latents,
+            perceptual=lambda: perceptual_of(self),
+            source_pictures=lambda n: self.pictures(shown + n)[shown:],
+        )  # fmt: skip
 
-def _nada(
-    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
-) -> NADA:
-    return NADA(space, source, target, templates)
+    def parameterization(self, name: str | Parameterization, pair: str) -> Parameterization:
+        """What may move, by name or as it is, for the target of one pair.
 
-
-def _air(
-    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
-) -> AIR:
-    prompt = PromptConfig(
-        numbers["prompt_steps"], numbers["prompt_learning_rate"], numbers["prompt_tokens"]
-    )
-    keys = ["t_thresh", "t_int", "prompt_pairs", "chain_start"]
-    keys += [key for key in ("learn_from", "keep_direction") if key in numbers]  # of an arm
-    config = AIRConfig(
-        prompt=prompt,
-        **{key: numbers[key] for key in keys},
-    )
-    return AIR(space, source, target, config, templates, seed=seed)
-
-
-def _ipl(
-    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
-) -> IPL:
-    keys = ("mapper_steps", "mapper_batch", "mapper_learning_rate", "prompt_tokens")
-    keys += ("domain_weight", "source_weight", "residual")
-    config = IPLConfig(*(numbers[key] for key in keys))
-    return IPL(space, source, target, config, templates, seed)
+        Raises AirlibError for a name that is unknown or that does not fit the source's kind.
+        """
+        if isinstance(name, Parameterization):
+            return name
+        found = parameterization_named(name)
+        return found.bind(self.space, self.pair(pair).target_class)
 
 
-def _svl(
-    space: ClipSpace, source: str, target: str, templates: Sequence[str], numbers: dict, seed: int
-) -> SVL:
-    config = SVLConfig(**{field.name: numbers[field.name] for field in fields(SVLConfig)})
-    return SVL(space, source, target, config, templates, seed)
+def name_of(objective: Objective) -> str:
+    """What runs of an objective are called: settings["method"].
+
+    Raises AirlibError for an object that is no objective, and says what it lacks.
+    """
+    wanted = ("settings", "begin", "__call__", "events", "state", "load_state")
+    if missing := [part for part in wanted if not hasattr(objective, part)]:
+        raise AirlibError(
+            f"{type(objective).__name__} is no method: it has no {', '.join(missing)}; inherit "
+            "from airlib.methods.step.WithoutMemory and set `settings`"
+        )
+    name = objective.settings.get("method")
+    if not isinstance(name, str):
+        raise AirlibError(
+            f'the settings of {type(objective).__name__} do not name it; add {{"method": "..."}}'
+        )
+    return name
 
 
-OBJECTIVES = {"nada": _nada, "ipl": _ipl, "svl": _svl, "air": _air}
-"""Method of a profile -> its loss for two classes, from the numbers of its table."""
+def loop_of(numbers: Mapping[str, Any], seed: int) -> AdaptationConfig:
+    """The numbers of the loop among those of a method."""
+    known = {entry.name for entry in fields(AdaptationConfig)} & numbers.keys()
+    own = {key: numbers[key] for key in known}
+    return AdaptationConfig(**{**own, "betas": tuple(own["betas"]), "seed": seed})
+
+
+def regularizers_of(numbers: Mapping[str, Any]) -> list[Regularizer]:
+    """The terms of `REGULARIZERS` whose weight is not 0 among the numbers of a method."""
+    return [kind(numbers[name]) for name, kind in REGULARIZERS.items() if numbers.get(name)]
+
+
+def _name(parameterization: str | Parameterization) -> str:
+    return parameterization if isinstance(parameterization, str) else parameterization.name

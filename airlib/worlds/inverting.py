@@ -1,11 +1,13 @@
 """How a world inverts pictures: its own inversion encoder, a search, both, or DDIM.
 
-found = inverter_of(world)(world.pictures(12))        # the way of the profile
-found = inverter_of(world, "search")(pictures)        # of a StyleGAN2: one of WAYS
+    found = inverter_of(world)(world.pictures(12))        # the way of the profile
+    found = inverter_of(world, "search")(pictures)        # of a StyleGAN2: one of WAYS
+
+Numbers are those of the profile's tables [inversion] (StyleGAN2) and [manipulation] (diffusion).
 """
 
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from airlib.assets.store import asset_file
 from airlib.checkpoints.e4e import read_e4e
@@ -20,13 +22,15 @@ from airlib.generators.e4e import E4e, E4eConfig
 from airlib.generators.restyle import Restyle
 from airlib.seeding import rng
 from airlib.tinyworld.encoder import load_encoder
-from airlib.worlds.base import World
+
+if TYPE_CHECKING:
+    from airlib.worlds.base import World
 
 Way = Literal["encoder", "refined", "search"]
 WAYS: tuple[Way, ...] = ("encoder", "refined", "search")
 
 
-def inverter_of(world: World, way: Way | None = None) -> Inverter:
+def inverter_of(world: "World", way: Way | None = None) -> Inverter:
     """How pictures are inverted in a world: by DDIM, or of a StyleGAN2 by an encoder, "refined" by
     a search from there, or by a "search" from the mean latent.
 
@@ -53,7 +57,7 @@ def inverter_of(world: World, way: Way | None = None) -> Inverter:
 
 
 @cache
-def _encoder(world: World) -> Encoder | None:
+def _encoder(world: "World") -> Encoder | None:
     """That of the profile for the world's source: the shipped one, a published one, or none."""
     name, weights = world.profile.inversion.encoders[world.source], world.profile.networks.weights
     if not name or name == "tiny":
@@ -69,13 +73,13 @@ def _encoder(world: World) -> Encoder | None:
     return Restyle(network, world.generator, world.profile.inversion.iterations)
 
 
-def _prior(world: World) -> PNorm:
+def _prior(world: "World") -> PNorm:
     numbers = world.profile.inversion
     return prior_of(world, numbers.prior_samples, numbers.prior_floor)
 
 
 @cache
-def _curvature(world: World) -> Curvature:
+def _curvature(world: "World") -> Curvature:
     numbers = world.profile.inversion
     return Curvature.of(
         world.generator, perceptual_of(world), _prior(world), numbers.prior_weight,
@@ -84,12 +88,12 @@ def _curvature(world: World) -> Curvature:
 
 
 @cache
-def prior_of(world: World, samples: int, floor: float) -> PNorm:
+def prior_of(world: "World", samples: int, floor: float) -> PNorm:
     """Of the source generator; see `PNorm.of`."""
     return PNorm.of(world.generator, samples, rng(0, "p-norm"), floor)
 
 
-def perceptual_of(world: World) -> PerceptualEmbedding:
+def perceptual_of(world: "World") -> PerceptualEmbedding:
     """LPIPS in the paper world, the first judge's maps in the tiny one."""
     if not world.judges:
         raise AirlibError("a picture is compared in the maps of a judge, and this world has none")

@@ -15,6 +15,7 @@ from airlib.evaluation.features import PAIRED, Reference
 from airlib.evaluation.protocols import Scores
 from airlib.evaluation.truth_gap import GapReference, TruthGap
 from airlib.generators.stylegan2 import StyleGAN2
+from airlib.methods.registry import METHODS
 from airlib.profiles import Profile, method_names
 from airlib.results import Metric
 from airlib.tinyworld import train_generator
@@ -30,6 +31,7 @@ from airlib.tinyworld.train_generator import (
     world_generator,
 )
 from airlib.worlds.base import World
+from airlib.worlds.numbers import is_by_picture
 
 SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
 GAP_SAMPLES = 96  # latents of a truth gap
@@ -108,7 +110,7 @@ class TinyWorld(World):
     ) -> Scores:  # fmt: skip
         """For an adaptation the truth gap as well."""
         scores = super().evaluate(batches, reference, pair, method, seed, protocol, cache)
-        if method in method_names(self.profile):
+        if _is_told_in_words(self.profile, method):
             images = scores.images[:GAP_SAMPLES]
             gap, n = self.truth_gap(pair, images).gap, len(images)
             how = f"truthgap{n}: directional loss of the true targets minus reached, {n} latents"
@@ -122,11 +124,16 @@ class TinyWorld(World):
 
     @cache  # noqa: B019 - a world lives as long as its notebook
     def _gap_reference(self, pair: str, n: int) -> GapReference:
-        numbers = self.numbers("nada", pair, {})
+        numbers = self.numbers("nada", pair)
         directions = self.objective("nada", pair, numbers, seed=0).directions
         true = render(self.z(n), SOURCES[self.source]), self.truth(pair, self.z(n))
         source = self.draw(self.generator, n)
         return GapReference.of(self.space, directions, source, true, numbers["views"])
+
+
+def _is_told_in_words(profile: Profile, method: str) -> bool:
+    """Whether a name in results is that of a method with a text direction to compare with."""
+    return method in {*method_names(profile), *METHODS} and not is_by_picture(profile, method)
 
 
 def _restricted(domain: Domain, network: str = GeneratorTask.name) -> StyleGAN2:

@@ -275,8 +275,8 @@ def test_openai_loader_says_what_is_wrong(encoder, tmp_path):
 def test_clip_space_drops_zero_weights_and_sums_the_rest(encoder, untrained):
     space = ClipSpace([(encoder, 2.0), (untrained, 0), (untrained, 0.5)])
     assert space.encoders == [encoder, untrained] and space.weights == [2.0, 0.5]
-    values = torch.tensor([3.0, 8.0])
-    assert space.weighted_sum(lambda m: values[m]) == 2.0 * 3.0 + 0.5 * 8.0
+    values = [torch.tensor(3.0), torch.tensor(8.0)]
+    assert space.weighted(torch.sub, values, [torch.tensor(1.0)] * 2) == 2.0 * 2.0 + 0.5 * 7.0
     with pytest.raises(AirlibError, match="at least one"):
         ClipSpace([(encoder, 0.0)])
 

@@ -24,7 +24,6 @@ from airlib.generators.ddim import (
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods import air
 from airlib.methods.nada import NADA
-from airlib.methods.prompt_learning import PromptConfig
 from airlib.parameterizations.lora import lora
 from airlib.parameterizations.stylegan2 import full
 from airlib.seeding import rng
@@ -241,7 +240,7 @@ def test_an_adaptation_saved_and_resumed_has_the_same_bits_and_fits_the_plain_ge
 
 def test_air_adapts_it_as_it_adapts_any_generator():
     source, space = inverted(small_unet()), small_space()
-    numbers = air.AIRConfig(0.4, 0.2, prompt_pairs=8, prompt=PromptConfig(steps=2))
+    numbers = air.AIRConfig(0.4, 0.2, prompt_pairs=8, prompt_steps=2)
     config = AdaptationConfig(steps=5, batch=2, learning_rate=1e-3)
     result = adapt(source, space, air.AIR(space, "human", "dog", numbers), full(), config)
     latents = source.sample_latents(2, rng(0))

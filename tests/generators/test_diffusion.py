@@ -20,7 +20,6 @@ from airlib.errors import AirlibError
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.solver import dpm_solver
 from airlib.methods import air, nada, step
-from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.regularizers import InDomainAngle
 from airlib.parameterizations.stylegan2 import adaptive_layers, full
 from airlib.seeding import rng
@@ -229,7 +228,7 @@ def test_layers_are_the_residual_blocks_and_attentions():
 @pytest.mark.parametrize("source", [small_generator(), DiffusionGenerator(small_unet(), 3)])
 def test_the_same_methods_adapt_gans_and_diffusion_models(source):
     space = small_space()
-    numbers = air.AIRConfig(0.4, 0.2, prompt_pairs=8, prompt=PromptConfig(steps=2))
+    numbers = air.AIRConfig(0.4, 0.2, prompt_pairs=8, prompt_steps=2)
     config = AdaptationConfig(steps=5, batch=2, learning_rate=1e-3)
     for objective in (nada.NADA(space, "human", "dog"), air.AIR(space, "human", "dog", numbers)):
         result = adapt(source, space, objective, full(), config, regularizers=[InDomainAngle(1.0)])

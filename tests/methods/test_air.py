@@ -32,7 +32,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCE, ENCODER = small_generator(), small_encoder()
 SPACE = ClipSpace([(ENCODER, 1.0)])
 PAIRS, PROMPT_STEPS = 60, 3
-NUMBERS = AIRConfig(0.5, 0.25, prompt_pairs=PAIRS, prompt=PromptConfig(steps=PROMPT_STEPS))
+NUMBERS = AIRConfig(0.5, 0.25, prompt_pairs=PAIRS, prompt_steps=PROMPT_STEPS)
 CONFIG = AdaptationConfig(steps=8, learning_rate=0.01)
 
 
@@ -199,9 +199,8 @@ def test_interpolated_prompt_equals_the_recording(recorded, recorded_encoder, mi
 
 def test_adaptive_loss_equals_the_recording(recorded):
     objective = air()
-    objective.targets = [recorded["air/target_text_feature"][0]]
-    objective.prompts = [recorded["air/anchor_prompt_feature"][0]]
-    objective._point_at_target()
+    objective.chain.targets = [recorded["air/target_text_feature"][0]]
+    objective.point_at_target([recorded["air/anchor_prompt_feature"][0]])
     offsets = recorded["trg_img"] - recorded["air/anchor_img"]
     loss = directional_loss(offsets, objective.directions[0])
     torch.testing.assert_close(loss, recorded["air/adaptive_loss"], atol=1e-6, rtol=0)
@@ -275,7 +274,7 @@ def test_every_image_is_made_and_embedded_once(start, taken, steps_with_anchor):
     """N pairs and A anchors: (A + 1) N images, since a bank is the next anchor's "previous"."""
     generator, encoder = small_generator(), small_encoder()
     space = ClipSpace([(encoder, 1.0)])
-    numbers = AIRConfig(0.5, 0.25, prompt_pairs=PAIRS, prompt=NUMBERS.prompt, chain_start=start)
+    numbers = AIRConfig(0.5, 0.25, prompt_pairs=PAIRS, prompt_steps=PROMPT_STEPS, chain_start=start)
     objective = air(numbers, space)
     made, embedded, read = [], [], []
     counting(generator, made)
@@ -314,7 +313,7 @@ def test_a_run_takes_at_most_a_quarter_of_the_evaluations_of_the_official_script
     counting(generator, made)
     counting(encoder.model.visual, embedded)
     counting(encoder.model.transformer, read)
-    numbers = AIRConfig(0.5, 0.1, 1000, PromptConfig(steps=200), chain_start="t_thresh")
+    numbers = AIRConfig(0.5, 0.1, prompt_pairs=1000, prompt_steps=200, chain_start="t_thresh")
     config = AdaptationConfig(steps=200, batch=2, noise="independent")
     result = adapt(generator, space, air(numbers, space), synthesis(), config)
     assert [anchor["step"] for anchor in anchors(result)] == [100, 120, 140, 160, 180]
@@ -325,12 +324,12 @@ def test_a_run_takes_at_most_a_quarter_of_the_evaluations_of_the_official_script
 
 def test_pair_banks_share_latents_and_noise_and_follow_the_seed():
     objective = air()
-    (bank,) = objective.embed_pairs(SOURCE)
+    (bank,) = objective.chain.embed(SOURCE)
     assert bank.shape == (PAIRS, 32)
-    assert torch.equal(bank, objective.embed_pairs(SOURCE.copy_frozen())[0])
+    assert torch.equal(bank, objective.chain.embed(SOURCE.copy_frozen())[0])
     assert len({tuple(row.tolist()) for row in bank}) == PAIRS
     other = AIR(SPACE, "human", "dog", NUMBERS, seed=1)
-    assert not torch.equal(bank, other.embed_pairs(SOURCE)[0])
+    assert not torch.equal(bank, other.chain.embed(SOURCE)[0])
 
 
 def test_at_an_anchor_step_the_loss_is_finite_and_has_a_gradient():
@@ -367,11 +366,11 @@ def test_direction_of_the_adaptive_loss_leads_from_the_learnt_prompt_to_the_targ
     objective = air()
     result = adapted_by(objective)
     target = ENCODER.embed_text([f"{CONTEXT} dog"])[0]
-    expected = unit(target - objective.prompts[0])
+    expected = unit(target - objective.chain.prompts[0])
     torch.testing.assert_close(objective.directions[0], expected)
     last = anchors(result)[-1]
     torch.testing.assert_close(
-        torch.tensor(last["prompt"][0]), objective.prompts[0], atol=1e-6, rtol=0
+        torch.tensor(last["prompt"][0]), objective.chain.prompts[0], atol=1e-6, rtol=0
     )
 
 
@@ -389,7 +388,7 @@ def test_events_describe_every_anchor():
         assert all(-1 <= v <= 1 for v in event["cos_with_text_direction"])
         assert all(abs(np.linalg.norm(vector) - 1) < 1e-4 for vector in event["prompt"])
         assert all(0 < np.linalg.norm(vector) <= 1 + 1e-4 for vector in event["image_mean"])
-    means = [pairs.mean(dim=0) for pairs in objective.pairs]
+    means = [pairs.mean(dim=0) for pairs in objective.chain.images]
     for mean, logged in zip(means, anchors(result)[-1]["image_mean"], strict=True):
         torch.testing.assert_close(torch.tensor(logged), mean, atol=1e-6, rtol=0)
     assert objective.events() == []  # handed over once
@@ -400,7 +399,7 @@ def test_events_describe_every_anchor():
 
 def learning_from(learn_from: str) -> AIRConfig:
     return AIRConfig(
-        0.5, 0.25, PAIRS, PromptConfig(steps=PROMPT_STEPS), learn_from=learn_from
+        0.5, 0.25, prompt_pairs=PAIRS, prompt_steps=PROMPT_STEPS, learn_from=learn_from
     )  # fmt: skip
 
 
@@ -411,7 +410,7 @@ def test_offsets_start_at_the_last_anchor_or_at_the_source(learn_from):
 
     def watch(index: int, adapted: torch.nn.Module) -> None:
         if index in (0, 2, 4, 6):  # anchors are taken in a moment
-            banks.append(objective.embed_pairs(adapted)[0])
+            banks.append(objective.chain.embed(adapted)[0])
 
     log = anchors(adapted_by(objective, on_step=watch))
     texts = [ENCODER.embed_text([f"{CONTEXT} human"])[0]]
@@ -428,7 +427,7 @@ def test_a_prompt_of_images_is_learnt_without_any_offset():
     """It is the mean of the prompts of the anchor's images, which find their image better."""
     codes = SOURCE.sample_latents(PAIRS, rng(0))[:, 0]
     objective = air(learning_from("images"))
-    (images,) = objective.embed_pairs(SOURCE)
+    (images,) = objective.chain.embed(SOURCE)
     prompt = interpolated_prompt(ENCODER, "human", "dog", 0.5, "label")
     found = [
         learn_image_prompt(ENCODER, prompt, codes, images, PromptConfig(steps=n), seed=0)
@@ -439,7 +438,7 @@ def test_a_prompt_of_images_is_learnt_without_any_offset():
         assert feature.norm().item() == pytest.approx(1, abs=1e-5) and not feature.requires_grad
     log = anchors(adapted_by(objective))
     assert [event["step"] for event in log] == [2, 4, 6]
-    expected = unit(ENCODER.embed_text([f"{CONTEXT} dog"])[0] - objective.prompts[0])
+    expected = unit(ENCODER.embed_text([f"{CONTEXT} dog"])[0] - objective.chain.prompts[0])
     torch.testing.assert_close(objective.directions[0], expected)
 
 

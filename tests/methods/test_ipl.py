@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
 SOURCE, ENCODER = small_generator(), small_encoder()
 SPACE = ClipSpace([(ENCODER, 1.0)])
-NUMBERS = IPLConfig(steps=3, batch=4)
+NUMBERS = IPLConfig(mapper_steps=3, mapper_batch=4)
 CONFIG = AdaptationConfig(steps=4, learning_rate=0.01, checkpoint_every=1)
 
 
@@ -151,21 +151,23 @@ def test_codes_are_the_w_behind_a_latent():
 
 def stage_1(config: IPLConfig) -> dict:
     objective = ipl(config)
-    objective.learn_mappers(step_of(objective))
+    objective.begin(SOURCE, SOURCE)
     (event,) = objective.events()
     return event
 
 
 def test_learning_helps_prompts_find_images_that_were_not_shown():
-    numbers = {"batch": 8, "domain_weight": 0.0, "learning_rate": 3.0}
-    before, after = (stage_1(IPLConfig(steps=n, **numbers)) for n in (0, 40))
+    numbers = {"mapper_batch": 8, "domain_weight": 0.0, "mapper_learning_rate": 3.0}
+    before, after = (stage_1(IPLConfig(mapper_steps=n, **numbers)) for n in (0, 40))
     assert before["contrastive_loss"][0] > math.log(8) - 0.01  # no better than chance
     assert after["contrastive_loss"][0] < math.log(8) - 0.15
 
 
 def test_the_domain_terms_hold_the_prompts_at_their_classes():
     alone, held, both = (
-        stage_1(IPLConfig(steps=40, batch=4, domain_weight=weight, source_weight=source))
+        stage_1(
+            IPLConfig(mapper_steps=40, mapper_batch=4, domain_weight=weight, source_weight=source)
+        )
         for weight, source in ((0.0, 0.0), (30.0, 0.0), (30.0, 1.0))
     )
     assert held["target_loss"][0] < alone["target_loss"][0]
@@ -176,7 +178,7 @@ def test_stage_1_draws_nothing_from_the_generator_being_adapted():
     objective, others = ipl(), (SOURCE, small_generator(seed=5))
     states = []
     for adapted in others:
-        objective.learn_mappers(step_of(objective, adapted=adapted))
+        objective.begin(SOURCE, adapted)
         states.append(objective.state())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -187,9 +189,9 @@ def test_stage_1_draws_nothing_from_the_generator_being_adapted():
 @pytest.mark.parametrize("residual", ["bare", "label"])
 def test_directions_by_hand(residual):
     """From whole sentences: vectors in place of words 1 to 4, then the written one added."""
-    objective = ipl(IPLConfig(steps=0, batch=2, residual=residual))
+    objective = ipl(IPLConfig(mapper_steps=0, mapper_batch=2, residual=residual))
     step = step_of(objective)
-    objective.learn_mappers(step)
+    objective.begin(SOURCE, SOURCE)
     vectors, found = objective.mappers[0](codes_of(step.latents)), []
     for label in ("human", "dog"):
         sentences = [f"a photo of a {label}"] * 3
@@ -209,6 +211,7 @@ def test_directions_by_hand(residual):
 def test_every_view_of_an_image_follows_the_direction_of_that_image(views):
     objective, adapted = ipl(), small_generator(seed=3)
     step = step_of(objective, views=views, adapted=adapted)
+    objective.begin(SOURCE, adapted)
     loss = objective(step)["direction"]
     (offsets,) = step.offsets_from(step.source_embeddings)
     directions = objective.image_directions(0, codes_of(step.latents))
@@ -225,6 +228,7 @@ def test_models_count_by_their_weights():
     adapted = small_generator(seed=3)
     for models in ([(ENCODER, 1.0)], [(other, 1.0)], [(ENCODER, 2.0), (other, 0.5)]):
         objective = ipl(space=ClipSpace(models))
+        objective.begin(SOURCE, adapted)
         losses.append(float(objective(step_of(objective, adapted=adapted))["direction"]))
     assert losses[2] == pytest.approx(2 * losses[0] + 0.5 * losses[1], rel=1e-5)
 
@@ -241,8 +245,8 @@ def test_the_first_step_moves_only_what_may_move_and_no_mapper(parameterization)
     result = adapt(SOURCE, SPACE, objective, parameterization(), config, on_step=watch)
     moved = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
     assert moved == set(result.tensors)
-    assert not mappers[0] and len(mappers[1]) == 8  # learnt before the first step
-    assert all(torch.equal(value, mappers[2][name]) for name, value in mappers[1].items())
+    assert len(mappers[0]) == 8  # learnt before the first step
+    assert all(torch.equal(value, mappers[2][name]) for name, value in mappers[0].items())
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])
@@ -259,8 +263,8 @@ def test_the_log_says_what_the_mapper_learnt_and_the_seed_decides_it():
 
 @pytest.mark.parametrize(
     ("numbers", "words"),
-    [({"residual": "none"}, "choose bare or label"), ({"batch": 1}, "batches of at least 2")]
-    + [({"tokens": n}, "writes 1 to 4 vectors") for n in (0, 5)],
+    [({"residual": "none"}, "choose bare or label"), ({"mapper_batch": 1}, "batches of at least 2")]
+    + [({"prompt_tokens": n}, "writes 1 to 4 vectors") for n in (0, 5)],
 )
 def test_impossible_numbers_are_refused(numbers, words):
     with pytest.raises(AirlibError, match=words):

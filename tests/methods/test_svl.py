@@ -160,7 +160,8 @@ def test_information_is_the_mean_square_of_a_slope():
 
 def test_texts_are_the_direction_of_nada_and_those_to_the_variations():
     objective = svl()
-    (texts,) = objective.texts
+    objective.begin(SOURCE, SOURCE)
+    (texts,) = objective.texts()
     direction = text_direction(ENCODER, "human", "dog")
     assert texts.shape == (7, 32)
     torch.testing.assert_close(texts[0], direction)
@@ -173,6 +174,7 @@ def test_terms_of_a_step_by_their_definitions():
     objective, adapted = svl(), small_generator(seed=3).requires_grad_(True)
     latents = SOURCE.sample_latents(3, rng(0, "step"))
     step = Step(0, 4, 0, SOURCE, adapted, SPACE, latents, 0, "shared")
+    objective.begin(SOURCE, adapted)
     objective.fisher = {"synthesis.b4.const": torch.full_like(adapted.synthesis.b4.const, 2.0)}
     objective.start = {"synthesis.b4.const": adapted.synthesis.b4.const.detach() - 0.1}
     terms = {name: term.item() for name, term in objective(step).items()}
@@ -180,7 +182,7 @@ def test_terms_of_a_step_by_their_definitions():
     before, after = step.source_embeddings[0], step.adapted_embeddings[0]
     assert terms["relation"] == pytest.approx(100 * relation_loss(before, after).item())
     offsets = F.normalize(after - before, dim=1)
-    expected = moment_loss(offsets, objective.texts[0], 1e3).item()
+    expected = moment_loss(offsets, objective.texts()[0], 1e3).item()
     assert terms["moments"] == pytest.approx(expected, rel=1e-5)
 
 

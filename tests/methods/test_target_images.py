@@ -8,7 +8,7 @@ from small_networks import small_generator, small_space
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from airlib.methods.image_direction import ImageDirection
+from airlib.methods.image_direction import ImageDirection, ImageDirectionConfig
 from airlib.methods.step import Step
 from airlib.methods.target_clip import TargetCLIP, TargetCLIPConfig, inconsistency
 from airlib.parameterizations.stylegan2 import latent_direction, synthesis, trainable_numbers
@@ -24,7 +24,7 @@ CONFIG = AdaptationConfig(steps=30, batch=4, learning_rate=0.02, noise="none")
 
 
 def test_the_direction_leads_from_mean_samples_to_mean_pictures():
-    found = ImageDirection(SPACE, SOURCE, PICTURES, samples=5, seed=3)
+    found = ImageDirection(SPACE, SOURCE, PICTURES, ImageDirectionConfig(5), seed=3)
     samples = SOURCE(SOURCE.sample_latents(5, rng(3, "image direction")))
     start = sum(ENCODER.embed_images(image[None])[0] for image in samples) / 5
     end = sum(ENCODER.embed_images(picture[None])[0] for picture in PICTURES) / 3
@@ -34,7 +34,12 @@ def test_the_direction_leads_from_mean_samples_to_mean_pictures():
 def test_the_direction_is_the_seed_s_and_more_samples_change_it_less():
     def directions(samples: int) -> torch.Tensor:
         return torch.stack(
-            [ImageDirection(SPACE, SOURCE, PICTURES, samples, s).directions[0] for s in (0, 1)]
+            [
+                ImageDirection(
+                    SPACE, SOURCE, PICTURES, ImageDirectionConfig(samples), s
+                ).directions[0]
+                for s in (0, 1)
+            ]
         )
 
     assert torch.equal(directions(4), directions(4))
@@ -58,7 +63,7 @@ def test_a_run_is_not_continued_with_other_pictures(tmp_path):
     with pytest.raises(AirlibError, match="other settings"):
         adapt(SOURCE, SPACE, other, synthesis(), config, tmp_path)
     with pytest.raises(AirlibError, match="at least 1"):
-        ImageDirection(SPACE, SOURCE, PICTURES, samples=0)
+        ImageDirectionConfig(samples=0)
 
 
 # --- the offset in w+ ----------------------------------------------------------------------------
