@@ -1,5 +1,6 @@
 # make reproduce    run every notebook with the tiny profile and write runs/report.html
 # make test         run the test suite, the short notebooks included
+# make lint         check style, format and types
 # make browser      move the widgets of a notebook in the Chromium of this machine
 #
 # Each makes a virtual environment in .venv first if there is none; nothing but Python and make is needed.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 NOTEBOOKS = $(wildcard notebooks/0[01]_*.ipynb)
 
-.PHONY: reproduce test browser
+.PHONY: reproduce test lint browser
 
 reproduce: $(INSTALLED)
 	$(BIN)/airlib reproduce $(ARGS)
@@ -21,9 +22,18 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -rs --timeout=900 $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) \
 		tests $(NOTEBOOKS) $(ARGS)
 
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check airlib tests benchmarks
+	$(BIN)/mypy
+
 browser: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --editable '.[notebooks,test,browser]'
 	$(BIN)/python -m pytest -q -rsP tests/test_browser.py $(ARGS)
+
+$(VENV)/lint: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --editable '.[notebooks,test,lint]'
+	@touch $@
 
 # The stamp is touched only after a complete installation, so an interrupted one is repeated.
 $(INSTALLED): pyproject.toml

@@ -134,7 +134,7 @@ def test_the_colab_cell_installs_this_version_from_a_file_and_only_there(path):
     for source in skipped:
         assert source.startswith("try:\n    import google.colab")
         assert source.count("%pip") == 1
-        assert f'"./airlib-{airlib.__version__}-py3-none-any.whl[notebooks]"' in source
+        assert f'"./airlib_kit-{airlib.__version__}-py3-none-any.whl[notebooks]"' in source
 
 
 @each
