@@ -74,7 +74,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:
         raise AirlibError(f"no such file: {path}; check the path, or create it first")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies lie where PyTorch aligns them; in the file they lie anywhere, and the same
+            # convolution of weights that are aligned otherwise may end in other bits.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
         config = json.loads(header["config"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:

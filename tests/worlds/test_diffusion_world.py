@@ -17,8 +17,8 @@ SMALL = {
     "diffusion.steps": 2, "diffusion.gradient_steps": 2,
     "evaluation.samples": 8, "evaluation.references": 12,
     "manipulation.inversion_steps": 3, "manipulation.steps": 3, "manipulation.pictures": 3,
-    "edits.diffusion_clip.pictures": 2, "edits.diffusion_clip.steps": 2,
-    "edits.diffusion_clip.training_steps": 2,
+    "methods.diffusion_clip.pictures": 2, "methods.diffusion_clip.steps": 2,
+    "methods.diffusion_clip.training_steps": 2, "methods.diffusion_clip.inversion_steps": 3,
 }  # fmt: skip
 
 
@@ -94,6 +94,6 @@ def test_edits_are_scored_against_the_true_edit(world, adapted):
 
 
 def test_diffusion_clip_tunes_on_other_pictures_than_are_edited(world):
-    tuned = edits.diffusion_clip(world, PAIR)
+    tuned = world.adapt("diffusion_clip", PAIR)
     assert set(tuned.log[-1]) == {"step", "direction", "l1"}
     assert edits.edited(world, tuned, world.pictures(1)).edited.isfinite().all()
