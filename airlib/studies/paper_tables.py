@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from airlib.errors import AirlibError
 from airlib.evaluation.comparison import Cell, summary
 from airlib.evaluation.intervals import Interval, paired_difference
 from airlib.results import FILE_NAME, Metric, load_results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Measured = Mapping[str, Sequence[Metric]]
 NOT_RUN = "not run"
@@ -222,6 +225,37 @@ def rankings(
             entry = replace(entry, ours=ours.mean, interval=ours.interval, seeds=ours.n)
         found.append(entry)
     return found
+
+
+def draw_gains(
+    axes: "Axes", gains: Mapping[str, Sequence[Ranking]], rival: str, profile: str
+) -> None:
+    """By how many percent of `rival`'s value each method is better than it: a line per setup.
+
+    gains: method -> its rankings against `rival`, for one metric, the same setups for every
+    method. A hollow dot is the paper's gain, a full one ours with its interval, where there is one.
+    Raises AirlibError for a method without a style (`showing.figures.method_style`).
+    """
+    from airlib.showing.figures import method_style
+
+    for place, (method, rows) in enumerate(gains.items()):
+        style = method_style(method)
+        dot = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
+        for y, row in enumerate(rows):
+            paper, ours = (f"{method}, {who}" if y == 0 else None for who in ("paper", profile))
+            height = y - 0.3 + 0.12 * place
+            axes.plot(100 * row.paper, height, **dot, markerfacecolor="white", label=paper)
+            if row.ours is not None:
+                ends = [100 * end for end in row.interval or ()]
+                axes.plot(ends, [y + 0.2] * len(ends), color=style["color"])
+                axes.plot(100 * row.ours, y + 0.2, **dot, label=ours)
+    setups = [row.row for row in next(iter(gains.values()))]
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(setups)), setups)
+    axes.set(
+        xlabel=f"better than {rival} by (% of {rival}'s value)", ylim=(len(setups) - 0.5, -0.5)
+    )
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _of_row(table: PaperTable, row: Row, measured: Measured) -> list[Metric]:

@@ -66,6 +66,9 @@ class Advice:
     step: int | None
     why: str
 
+    def __str__(self) -> str:
+        return f"{'no step' if self.step is None else f'stop at step {self.step}'}, {self.why}"
+
 
 class Curve:
     """`on_step` callback: probability and diversity every `every` steps, by the first CLIP model.
