@@ -26,7 +26,13 @@ from airlib.errors import AirlibError
 
 @dataclass(frozen=True)
 class AnchorPath:
-    """One value for the source (step 0), then one per anchor."""
+    """How far the target is, and how badly aligned, from the source (step 0) and each anchor.
+
+    steps: 0, then the step of each anchor. M: offset misalignment of source or anchor with the
+    target, 0 to 2, an anchor's text being the prompt that was learnt for it. M_unlearnt: M with the
+    text of the source throughout. D: concept distance to the target, 1 - cos of image means. All
+    lists have one entry per step.
+    """
 
     steps: list[int]
     M: list[float]
@@ -37,10 +43,11 @@ class AnchorPath:
 def anchor_path(
     log: Sequence[dict], source: Tensor, target: Tensor, source_text: Tensor, target_text: Tensor
 ) -> AnchorPath:
-    """From the log of an AIR run, for its first CLIP model.
+    """Misalignment and distance to the target along an AIR run, for its first CLIP model.
 
-    source, target: mean image embeddings [D]. source_text, target_text: embeddings [D] of the two
-    prompts that AIR starts from (`methods.prompt_learning.CONTEXT` and the class).
+    log: of the run, `Adaptation.log`. source, target: mean image embeddings [D]. source_text,
+    target_text: embeddings [D] of the two prompts that AIR starts from
+    (`airlib.methods.prompt_learning.CONTEXT` and the class).
     Raises AirlibError if the run took no anchor.
     """
     anchors = [entry for entry in log if entry.get("event") == "anchor"]

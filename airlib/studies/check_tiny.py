@@ -16,7 +16,7 @@ from torch import Tensor
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.profiles import pairs_of_role
+from airlib.profiles import load_profile, pairs_of_role
 from airlib.progress import track
 from airlib.seeding import rng
 from airlib.studies import hypernetwork
@@ -46,7 +46,7 @@ from airlib.tinyworld.train_generator import (
 )
 from airlib.tinyworld.train_judge import accuracies
 from airlib.worlds import open_world
-from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
+from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, TinyWorld, world_generator
 
 JUDGES = tuple(JUDGE_NETWORKS)
 NARROW = NarrowGeneratorTask.name
@@ -69,9 +69,10 @@ SAMPLES = 500  # generated portraits in a Frechet distance
 
 
 def load_record(name: str, directory: str | Path = WEIGHTS) -> dict:
-    """The record of how NAME was trained: command, seed, minutes, curve, metrics, ...
+    """The training record `directory/NAME.json` of a shipped network: command, seed, minutes,
+    curve of the loss, metrics and more.
 
-    Raises AirlibError if it is missing or damaged.
+    Raises AirlibError if the file is missing or damaged.
     """
     path = Path(directory) / f"{name}.json"
     try:
@@ -86,11 +87,11 @@ def load_record(name: str, directory: str | Path = WEIGHTS) -> dict:
 
 
 def check_tiny(quick: bool = False) -> dict[str, float]:
-    """Re-measure the claims of all records and return the measured values.
+    """Measure the shipped weights again and compare with their training records: {metric: value}.
 
-    Adds what involves several networks and is in no record: `stylegan2_human_fd_ratio`, for the
-    second judge `..._vit` (see `frechet_ratio`), and `clip_truth_gap`, the mean over the pairs of
-    role "table" after adaptation with NADA. quick: leave out the judges' exam and the truth gap,
+    The result also holds what involves several networks and is in no record:
+    `stylegan2_human_fd_ratio`, for the second judge `..._vit` (see `frechet_ratio`), and
+    `clip_truth_gap` (see `mean_truth_gap`). quick: leave out the judges' exam and the truth gap,
     which take longer than everything else.
     Raises AirlibError, naming every value that is off by more than `TOLERANCE` or was not measured.
     """
@@ -104,7 +105,11 @@ def check_tiny(quick: bool = False) -> dict[str, float]:
 
 
 def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
-    """All metrics of the shipped weights; `seeds` are those of the trainings."""
+    """{metric: value} of the shipped weights, as in their training records.
+
+    seeds: network -> seed of its training, which the held-out portraits depend on. quick: without
+    the judges' exam and without `clip_truth_gap`.
+    """
     generator, judges = world_generator(), {name: load_judge(name) for name in JUDGES}
     pool = load_pool(1000, seeds["clip"], "test")
     measured = zero_shot_accuracies(tiny_encoder(), pool) | fidelity(generator)
@@ -124,9 +129,11 @@ def measure(seeds: dict[str, int], quick: bool) -> dict[str, float]:
 
 
 def mean_truth_gap() -> float:
-    """How far NADA walks past the truth (`evaluation.truth_gap`), mean over the table's pairs."""
-    worlds = {source: open_world("tiny", source) for source in SOURCES}
-    profile = worlds["human"].profile
+    """How far NADA walks past the truth (`airlib.evaluation.truth_gap`): mean of the gap over the
+    tiny profile's pairs of role "table", each adapted with the profile's numbers.
+    """
+    profile = load_profile("tiny")
+    worlds = {source: TinyWorld.open(profile, source) for source in SOURCES}
     gaps = []
     for name in track(pairs_of_role(profile, "table"), "truth gap"):
         world = worlds[profile.pairs[name].source]
@@ -158,7 +165,11 @@ def frechet_ratio(generator: StyleGAN2, judge: Judge | VitJudge, n: int = SAMPLE
 
 
 def compare(claimed: dict[str, float], measured: dict[str, float]) -> None:
-    """Raise AirlibError if a claim was not measured, or is off by more than `TOLERANCE`."""
+    """Check measured values against claimed ones, {metric: value} each.
+
+    Raises AirlibError, naming every claim that was not measured or is off by more than `TOLERANCE`
+    (for a judge's worst domain `WORST_DOMAIN_TOLERANCE`).
+    """
     wrong = [
         f"{name} is {measured.get(name, float('nan')):.3f}, recorded as {value:.3f}"
         for name, value in claimed.items()

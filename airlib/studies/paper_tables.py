@@ -12,10 +12,10 @@ What can be compared is which of two methods is ahead, and only where ours has a
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,13 +24,20 @@ from airlib.evaluation.comparison import Cell, summary
 from airlib.evaluation.intervals import Interval, paired_difference
 from airlib.results import FILE_NAME, Metric, load_results
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Measured = Mapping[str, Sequence[Metric]]
 NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of the papers; `ours` are the names of ours that may stand beside it."""
+    """A metric as a paper reports it.
+
+    title: with an arrow to the better side. better: "larger" or "smaller". digits: decimal places
+    in the paper. ours: names of our metrics that may stand beside it, the preferred one first.
+    """
 
     title: str
     better: str
@@ -40,9 +47,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Row:
-    """One setup under one metric: values by the name that the paper gives a method.
+    """One line of a paper's table: a setup under one metric.
 
-    `pairs` are those of our profiles with the same two concepts; `n` counts answers of raters.
+    table: key of its `PaperTable`. row: the setup. values: by the name that the paper gives a
+    method. pairs: those of our profiles with the same two concepts. n: answers of raters behind the
+    values of a user study, else 0.
     """
 
     table: str
@@ -55,7 +64,11 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of a paper; `methods` says what our results call its columns."""
+    """One table of a paper.
+
+    source: paper and table number. setting: how the paper's values were made. notebook: the one
+    whose results stand beside them. methods: the paper's name of a method -> ours.
+    """
 
     title: str
     source: str
@@ -67,7 +80,11 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Difference:
-    """A question that AIR's text and AIR's code answer differently."""
+    """A question that AIR's text and AIR's code answer differently.
+
+    paper, code, here: what each does, `here` being airlib. effect: key under which notebook 06
+    measures what the choice changes, "" where it does not.
+    """
 
     question: str
     paper: str
@@ -80,7 +97,7 @@ class Difference:
 
 
 def load_tables(path: str | Path | None = None) -> dict[str, PaperTable]:
-    """All tables by name; a file of the same form can be given.
+    """The papers' tables by name, from `paper_tables.toml` or another file of the same form.
 
     Raises AirlibError for unknown or missing keys and names, values that are no numbers, and rows
     that occur twice.
@@ -111,7 +128,9 @@ def _row(entry: dict, measures: Mapping[str, Measure], where: str) -> Row:
 
 
 def load_differences(path: str | Path | None = None) -> list[Difference]:
-    """Where AIR's paper and its official code disagree."""
+    """Where AIR's paper and its official code disagree, from `paper_tables.toml` or another file of
+    the same form. Raises AirlibError if the file cannot be read or an entry has unknown keys.
+    """
     return [_make(Difference, entry, "difference") for entry in _read(path)["differences"]]
 
 
@@ -129,12 +148,12 @@ def _read(path: str | Path | None) -> dict[str, Any]:
     return content
 
 
-def _make(kind: type, entry: Any, where: str) -> Any:
+def _make(kind: type[Any], entry: Any, where: str) -> Any:
     """A dataclass from a table of the file."""
     try:
         return kind(**entry)
     except TypeError as error:
-        known = ", ".join(kind.__dataclass_fields__)
+        known = ", ".join(part.name for part in fields(kind))
         raise AirlibError(f"{where}: {error}; a {kind.__name__} has {known}") from error
 
 
@@ -142,8 +161,10 @@ def _make(kind: type, entry: Any, where: str) -> Any:
 
 
 def read_measured(folder: str | Path) -> tuple[dict[str, list[Metric]], list[str]]:
-    """The metrics of every `<folder>/<notebook>/results.json`, and the notebooks that were left out
-    because they were dry runs or changed numbers of the profile.
+    """({notebook: metrics} of every `<folder>/<notebook>/results.json`, the notebooks left out).
+
+    Left out are dry runs and runs that changed numbers of the profile. Raises AirlibError for a
+    damaged file.
     """
     measured, left_out = {}, []
     for path in sorted(Path(folder).glob(f"*/{FILE_NAME}")):
@@ -156,21 +177,25 @@ def read_measured(folder: str | Path) -> tuple[dict[str, list[Metric]], list[str
 
 
 def from_runs(known: Mapping[str, Mapping]) -> list[Metric]:
-    """The metrics of `airlib.experiments.sweep.load_runs`."""
+    """The metrics of all runs in `known`, what `airlib.experiments.sweep.load_runs` returns."""
     return [Metric(**entry) for run in known.values() for entry in run["metrics"]]
 
 
 def side_by_side(
     table: PaperTable, measured: Measured, profile: str
 ) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows) of text: setup, metric, and "paper | ours (profile, seeds)" per method."""
+    """A paper's table with our values: (columns, rows) of text, a row per setup and metric.
+
+    The cells are the setup, the metric, and per method "paper | ours (profile, seeds)", with "-"
+    where the paper has no value and "not run" where we have none.
+    """
     methods = list(dict.fromkeys(method for row in table.rows for method in row.values))
     rows = []
     for row in table.rows:
         metrics, cells = _of_row(table, row, measured), []
         ours = summary(metrics, metrics[0].name)[0] if metrics else {}
         for method in methods:
-            cell = ours.get(table.methods.get(method))
+            cell = ours.get(table.methods.get(method, ""))
             paper = f"{row.values[method]:.{row.metric.digits}f}" if method in row.values else "-"
             cells.append(f"{paper} | {_text(cell, profile)}")
         rows.append([row.row, row.metric.title, *cells])
@@ -181,8 +206,9 @@ def side_by_side(
 class Ranking:
     """How much better one method is than another in one row, as a share of the other's value.
 
-    `paper` has no interval; `ours` is None where nothing was run, its interval where there is one
-    seed only.
+    row, metric: setup and title. paper: the paper's share, positive if the first method is better.
+    ours: the same of our runs, None if nothing was run. interval: 95 % of `ours`, None for a single
+    seed. seeds: how many runs of each method were compared.
     """
 
     row: str
@@ -194,19 +220,23 @@ class Ranking:
 
     @property
     def agrees(self) -> bool:
-        """Whether the same method is ahead here."""
+        """Whether our runs have the same method ahead as the paper; False if nothing was run."""
         return self.ours is not None and (self.ours > 0) == (self.paper > 0)
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval of ours excludes 0."""
+        """Whether the 95 % interval of `ours` excludes 0; False without an interval."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 def rankings(
     table: PaperTable, measured: Measured, first: str, second: str, stream: torch.Generator
 ) -> list[Ranking]:
-    """`first` against `second` in every row of the table that reports both, seed by seed."""
+    """Compare two methods in every row of a table that reports both, ours seed by seed.
+
+    first, second: the paper's names; a positive share says that `first` is better. stream: for the
+    interval's bootstrap.
+    """
     found = []
     for row in (row for row in table.rows if {first, second} <= row.values.keys()):
         sign = 1 if row.metric.better == "larger" else -1
@@ -217,11 +247,42 @@ def rankings(
         a, b = (_by_seed(metrics, table.methods.get(method)) for method in (first, second))
         if seeds := sorted(a.keys() & b.keys()):
             scale = sign * sum(b[seed] for seed in seeds) / len(seeds)
-            runs = [{seed: runs[seed] / scale for seed in seeds} for runs in (a, b)]
-            ours = paired_difference(*runs, stream)
+            a, b = ({seed: runs[seed] / scale for seed in seeds} for runs in (a, b))
+            ours = paired_difference(a, b, stream)
             entry = replace(entry, ours=ours.mean, interval=ours.interval, seeds=ours.n)
         found.append(entry)
     return found
+
+
+def draw_gains(
+    axes: "Axes", gains: Mapping[str, Sequence[Ranking]], rival: str, profile: str
+) -> None:
+    """By how many percent of `rival`'s value each method is better than it: a line per setup.
+
+    gains: method -> its rankings against `rival`, for one metric, the same setups for every
+    method. A hollow dot is the paper's gain, a full one ours with its interval, where there is one.
+    Raises AirlibError for a method without a style (`showing.figures.method_style`).
+    """
+    from airlib.showing.figures import method_style
+
+    for place, (method, rows) in enumerate(gains.items()):
+        style = method_style(method)
+        dot: dict[str, Any] = {"color": style["color"], "marker": style["marker"]}
+        for y, row in enumerate(rows):
+            paper, ours = (f"{method}, {who}" if y == 0 else None for who in ("paper", profile))
+            height = y - 0.3 + 0.12 * place
+            axes.plot(100 * row.paper, height, **dot, ls="", mfc="white", label=paper)
+            if row.ours is not None:
+                ends = [100 * end for end in row.interval or ()]
+                axes.plot(ends, [y + 0.2] * len(ends), color=style["color"])
+                axes.plot(100 * row.ours, y + 0.2, **dot, ls="", label=ours)
+    setups = [row.row for row in next(iter(gains.values()))]
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(setups)), setups)
+    axes.set(
+        xlabel=f"better than {rival} by (% of {rival}'s value)", ylim=(len(setups) - 0.5, -0.5)
+    )
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _of_row(table: PaperTable, row: Row, measured: Measured) -> list[Metric]:
@@ -233,11 +294,13 @@ def _of_row(table: PaperTable, row: Row, measured: Measured) -> list[Metric]:
     return []
 
 
-def _by_seed(metrics: Iterable[Metric], method: str | None) -> dict[int | None, float]:
-    return {m.seed: m.value for m in metrics if method and m.method == method}
+def _by_seed(metrics: Iterable[Metric], method: str | None) -> dict[int, float]:
+    """Values of one method's runs; a value without a seed belongs to no run."""
+    ours = [m for m in metrics if method and m.method == method]
+    return {m.seed: m.value for m in ours if m.seed is not None}
 
 
-def _text(cell: Cell | None, profile: str) -> str:
-    if cell is None:
+def _text(cell: str | Cell | None, profile: str) -> str:
+    if not isinstance(cell, Cell):
         return NOT_RUN
     return f"{cell} ({profile}, {cell.seeds} seed{'s' * (cell.seeds > 1)})"

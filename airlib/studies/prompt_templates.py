@@ -62,7 +62,8 @@ Correlation = Callable[[Tensor, Tensor], float]
 
 
 def offset_misalignment(image_offset: Tensor, text_offsets: Tensor) -> Tensor:
-    """M of text offsets [K, D] against one image offset [D]: [K] in float64, from 0 to 2.
+    """1 - cos between an image offset [D] and each of K text offsets [K, D]: [K] in float64, from 0
+    (same direction) to 2 (opposite). AIR section 3.2.
 
     Raises AirlibError if an offset is zero and has no direction.
     """
@@ -78,7 +79,10 @@ def offset_misalignment(image_offset: Tensor, text_offsets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Association:
-    """A correlation over `templates` templates; its 95 % interval, and a two-sided p-value."""
+    """A correlation over `templates` templates, with its 95 % interval and two-sided p-value.
+
+    As text: "+0.53 [+0.20, +0.74], p = 0.004".
+    """
 
     value: float
     interval: Interval
@@ -87,7 +91,7 @@ class Association:
 
     @property
     def is_positive(self) -> bool:
-        """Whether the paper's finding holds: larger than 0 beyond doubt."""
+        """Whether AIR's finding holds: value and interval above 0, and p <= 0.05."""
         return self.value > 0 and self._is_sure
 
     @property
@@ -97,7 +101,9 @@ class Association:
 
     @property
     def verdict(self) -> str:
-        """In a word or two, for a table."""
+        """Whether AIR's finding held, for a table: "held", "not held: the opposite", or "not held:
+        no sure association".
+        """
         if self.is_positive:
             return "held"
         return "not held: the opposite" if self._is_sure else "not held: no sure association"
@@ -135,10 +141,10 @@ def associate(
         chosen = torch.randint(templates, (templates,), generator=rng)
         draws.append(over_pairs(x[:, chosen], y[:, chosen]))
         null.append(over_pairs(x, y[:, torch.randperm(templates, generator=rng)]))
-    draws = torch.tensor(draws, dtype=torch.float64)  # NaN where one template was drawn only
+    drawn = torch.tensor(draws, dtype=torch.float64)  # NaN where one template was drawn only
     as_large = sum(abs(other) >= abs(value) - 1e-12 for other in null)
     return Association(
-        value, percentiles(draws[draws.isfinite()]), (as_large + 1) / (resamples + 1), templates
+        value, percentiles(drawn[drawn.isfinite()]), (as_large + 1) / (resamples + 1), templates
     )
 
 
@@ -148,7 +154,9 @@ def pearson(x: Tensor, y: Tensor) -> float:
 
 
 def spread(values: Tensor, count: int) -> list[int]:
-    """Indices of `count` of the values [K], evenly spread from the smallest to the largest."""
+    """Indices of `count` of the values [K], evenly spread over their order from the smallest to the
+    largest; all K if there are fewer.
+    """
     order = values.argsort(stable=True)
     places = torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()
     return order[places].tolist()
@@ -157,7 +165,11 @@ def spread(values: Tensor, count: int) -> list[int]:
 def draw_by_kind(
     axes: "Axes", templates: Sequence[str], x: Tensor, y: Sequence[Sequence[float]]
 ) -> None:
-    """A point per template at (x, mean of its y), a line through its y, which are its seeds."""
+    """Draw a point per template at (x, mean of its y) and a line through its y, one per seed.
+
+    templates: K texts of `KINDS`; their kind decides colour and marker. x: [K], the misalignments.
+    y: K lists of values.
+    """
     for template, place, values in zip(templates, x.tolist(), y, strict=True):
         color, marker = KIND_STYLES[KINDS[template]]
         axes.plot([place] * len(values), values, "-", color=color, linewidth=1)
@@ -169,7 +181,7 @@ def draw_by_kind(
 
 
 def label_misalignment(axes: "Axes") -> None:
-    """M on the x-axis, on a logarithmic scale with plain numbers."""
+    """Label the x-axis "offset misalignment M", logarithmic, its ticks being plain numbers."""
     from matplotlib.ticker import LogLocator
 
     axes.set(xscale="log", xlabel="offset misalignment M")

@@ -20,13 +20,18 @@ from airlib.generators.diffusion import DiffusionGenerator
 def images_by_steps(
     generator: DiffusionGenerator, latents: Tensor, steps: Sequence[int]
 ) -> dict[int, Tensor]:
-    """{steps: images [n, 3, H, W]} of the same latents."""
+    """Draw the same latents x_T [n, ...] with different numbers of solver steps.
+
+    Returns {steps: images [n, 3, H, W]}, nominally in [-1, 1].
+    """
     return {count: _drawn(generator, latents, count) for count in steps}
 
 
 def solver_errors(images: dict[int, Tensor], reference: int) -> dict[int, Tensor]:
-    """{steps: errors [n]} of `images_by_steps` against those of `reference` steps: root mean square
-    over pixels, as a share of the range from -1 to 1, values outside of it cut off.
+    """How far images by few solver steps are from those by `reference` steps: {steps: errors [n]}.
+
+    images: {steps: [n, 3, H, W]} of the same latents, from `images_by_steps`. An error is the root
+    mean square difference over pixels, clipped to [-1, 1], as a share of that range.
     """
     true = images[reference].clamp(-1, 1)
     return {

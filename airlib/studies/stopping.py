@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
@@ -42,7 +42,7 @@ from airlib.clip_space.offsets import class_features
 from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.errors import AirlibError
 from airlib.evaluation.text_alignment import clip_diversity
-from airlib.generators.base import images_at_once
+from airlib.generators.base import Generator, images_at_once
 
 REACHED = 0.95  # share of the way to the highest probability at which there is enough of it
 LEAST_RISE = 0.05  # of the probability; with less there is no way of which to take a share
@@ -52,7 +52,7 @@ LATE = 0.75  # share of the run; what is reached later may not be the end of the
 
 @dataclass(frozen=True)
 class Point:
-    """What the images of the fixed latents are after `step` steps."""
+    """One point of a `Curve`: the images of its fixed latents after `step` steps."""
 
     step: int
     probability: float  # of the target class, 0 .. 1
@@ -61,14 +61,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Advice:
-    """The step to stop at, None if the curve has no such step; and why, in one sentence."""
+    """When to stop a run: the step, None if the curve has no such step, and why, in one sentence.
+
+    As text: "stop at step 30, the probability of ...".
+    """
 
     step: int | None
     why: str
 
+    def __str__(self) -> str:
+        return f"{'no step' if self.step is None else f'stop at step {self.step}'}, {self.why}"
+
 
 class Curve:
-    """`on_step` callback: probability and diversity every `every` steps, by the first CLIP model.
+    """Follow an adaptation, as its `on_step` callback: every `every` steps the zero-shot
+    probability of the target class and the diversity of the images, by the first model of `space`.
 
     latents: [n, ...] with n >= 2, as the adapted generator takes them. A run that begins anew
     begins a new curve. Raises AirlibError for fewer latents, and every < 1.
@@ -86,7 +93,7 @@ class Curve:
         self._measured: dict[int, tuple[float, float]] = {}  # step -> probability, 1 - mean cos
 
     @torch.no_grad()
-    def __call__(self, step: int, adapted: nn.Module) -> None:
+    def __call__(self, step: int, adapted: Generator) -> None:
         if step % self.every:
             return
         if step == 0:
@@ -99,7 +106,11 @@ class Curve:
 
     @property
     def points(self) -> list[Point]:
-        """The curve so far; AirlibError if it does not begin at the source."""
+        """The curve so far, in order of steps.
+
+        Raises AirlibError if it does not begin at the source (step 0), or if the source draws the
+        same image for all latents.
+        """
         first = min(self._measured, default=None)
         if first != 0:
             raise AirlibError(
@@ -114,12 +125,17 @@ class Curve:
         return [Point(step, p, spread / start) for step, (p, spread) in self._measured.items()]
 
     def advice(self) -> Advice:
-        """When this run should have stopped, by the rule of the module."""
+        """When the run should have stopped; see the function `advice` for the rule.
+
+        Raises AirlibError as `points` does.
+        """
         return advice(self.points, self.target_class)
 
     def rows(self, result: Adaptation) -> list[dict]:
-        """The points, each with the objective's loss: its mean over the `every` steps from there
-        on, None at the end.
+        """The points of the curve as rows: step, probability, diversity and loss.
+
+        result: the run that the curve has followed. The loss is the objective's, its mean over the
+        `every` steps from the point on; None at the end. Raises AirlibError as `points` does.
         """
         losses, rows = total_losses(result), []
         for point in self.points:
@@ -129,7 +145,12 @@ class Curve:
 
 
 def advice(points: Sequence[Point], target_class: str) -> Advice:
-    """The rule of the module for a curve that begins at the source; points in order of steps."""
+    """When to stop a run whose curve is `points`, from the source (step 0) on, in order of steps.
+
+    The step is the earlier of two: where the probability has reached 95 % of its rise, and where
+    rise and diversity, added, are largest. There is none if the probability rises by less than
+    0.05.
+    """
     start, best = points[0], max(points, key=lambda point: point.probability)
     rise, name = best.probability - start.probability, f'the probability of "{target_class}"'
     if rise < LEAST_RISE:
@@ -169,7 +190,7 @@ def class_embeddings(
 
 
 def total_losses(result: Adaptation) -> dict[int, float]:
-    """Step -> the loss that was minimised: the log's terms, weighted as the run weighted them."""
+    """{step: loss that was minimised} of a run: the terms of its log, with the run's weights."""
     weights = dict(result.config["adaptation"]["weights"])
     weights |= {term["name"]: term["weight"] for term in result.config["regularizers"]}
     steps = [entry for entry in result.log if "event" not in entry]

@@ -2,8 +2,8 @@
 
 Study 1 compares concepts; here they come from. `embed_tiny_world` takes the 114 domains of the tiny
 world, `embed_dataset` any data set of `misalignment.datasets`, such as a folder with one sub-folder
-of images per class. Images are embedded to unit length *before* they are averaged, and the mean is not
-normalised again (AIR section 3.1).
+of images per class. Images are embedded to unit length *before* they are averaged, and the mean is
+not normalised again (AIR section 3.1).
 """
 
 import warnings
@@ -41,20 +41,22 @@ HUMAN_NOUNS = {"adult": "a person", "baby": "a baby", "elderly": "an old person"
 
 @dataclass(frozen=True)
 class ConceptEmbeddings:
-    """One row per concept: `image_means` [C, D] and `texts` [C, D]; `labels` name the rows."""
+    """C concepts in CLIP space, a row each: `image_means` [C, D], means of unit image embeddings,
+    and `texts` [C, D], unit text embeddings, both in float64; `labels` name the rows.
+    """
 
     labels: tuple[str, ...]
     image_means: Tensor
     texts: Tensor
 
     def nearest(self) -> list[str]:
-        """For each concept the one whose text is nearest to its images: its own, if all is well."""
+        """For each concept the label of the text nearest to its image mean: ideally its own."""
         cosines = self.image_means @ self.texts.T  # up to the length of the mean
         return [self.labels[row] for row in cosines.argmax(1).tolist()]
 
 
 def class_prompt(domain: Domain) -> str:
-    """The text of a domain, e.g. "a sketch of a baby fox"."""
+    """The text of a domain of the tiny world, e.g. "a sketch of a baby fox"."""
     noun = f"a baby {domain.species}" if domain.age == "baby" else f"a {domain.species}"
     if domain.species == "human":
         noun = HUMAN_NOUNS[domain.age]
@@ -64,7 +66,10 @@ def class_prompt(domain: Domain) -> str:
 def embed_tiny_world(
     encoder: ClipEncoder, seed: int = 0, images_per_class: int = 32
 ) -> ConceptEmbeddings:
-    """Embed all 114 domains; every domain shows other sitters (its own latents)."""
+    """Embed the 114 domains of the tiny world: `images_per_class` portraits and one text each.
+
+    Every domain shows other sitters (its own latents), drawn with `seed`.
+    """
     domains = all_domains()
     means = []
     for domain in track(domains, "embedding the tiny world"):
@@ -91,10 +96,13 @@ def embed_dataset(
 ) -> ConceptEmbeddings:
     """Embed a sample of each class of a data set, in alphabetical order of the labels.
 
-    The text of a class is `template` filled with its label. images_per_class, fewest_images, seed:
-    see `ConceptDataset.sample`; cache, workers: see `embed_classes`. Unreadable images are skipped,
-    and one warning counts them; a class with nothing else is an AirlibError. A class whose images
-    the encoder cannot tell from those of an earlier one is left out, with a warning.
+    The text of a class is `template` filled with its label. images_per_class: the most, drawn with
+    `seed`; fewest_images: classes with fewer are left out. cache: folder that keeps embeddings,
+    None keeps nothing. workers: processes that read images. Unreadable images are skipped, and one
+    warning counts them. A class whose images the encoder cannot tell from those of an earlier one
+    is left out, with a warning.
+    Raises AirlibError for a template without "{}", a class without a single readable image, and
+    fewer than 3 classes.
     """
     if "{}" not in template:
         raise AirlibError(f'the template {template!r} has no "{{}}" to put the class name in')
@@ -114,8 +122,8 @@ def embed_dataset(
             stacklevel=2,
         )
     image_means = torch.stack(means)
-    rows = _distinct(image_means)
-    labels = tuple(label for row, label in enumerate(classes) if row in set(rows))
+    kept = _distinct(image_means)
+    labels = tuple(label for row, label in enumerate(classes) if row in set(kept))
     if len(labels) < len(classes):
         warnings.warn(
             f"{dataset.name}: left out {', '.join(sorted(classes.keys() - labels)[:4])}: this CLIP "
@@ -123,7 +131,7 @@ def embed_dataset(
             stacklevel=2,
         )
     texts = _embed_text(encoder, [template.format(label) for label in labels])
-    return ConceptEmbeddings(labels, image_means[rows], texts)
+    return ConceptEmbeddings(labels, image_means[kept], texts)
 
 
 def _distinct(means: Tensor) -> list[int]:
@@ -139,9 +147,10 @@ def embed_image_folder(
     names: Mapping[str, str] | None = None,
     **options: Any,
 ) -> ConceptEmbeddings:
-    """Embed `folder/CLASS/*.jpg` and the like; a class is called as its folder or names[folder].
+    """Embed a folder of your own with a sub-folder of images per class (`folder/CLASS/*.jpg`).
 
-    options: those of `embed_dataset`.
+    A class is called as its sub-folder, or names[sub-folder]. options: keyword arguments of
+    `embed_dataset`, which see for the errors.
     """
     return embed_dataset(encoder, open_image_folder(Path(folder), names), **options)
 

@@ -30,14 +30,17 @@ from airlib.studies.misalignment.concepts import ConceptEmbeddings
 
 @dataclass(frozen=True)
 class Misalignment:
-    """`M` and `D` of all pairs, symmetric [C, C] in float64; their diagonals mean nothing."""
+    """Offset misalignment `M` (0 to 2) and concept distance `D` of all pairs of C concepts.
+
+    Both are symmetric [C, C] in float64; their diagonals mean nothing.
+    """
 
     M: Tensor
     D: Tensor
 
     def all_pairs(self) -> tuple[Tensor, Tensor]:
         """M and D of the C (C - 1) / 2 distinct pairs, each [P]."""
-        first, second = torch.triu_indices(*self.M.shape, offset=1)
+        first, second = _distinct_pairs(len(self.M))
         return self.M[first, second], self.D[first, second]
 
     def sample_pairs(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -52,8 +55,9 @@ class Misalignment:
 
 
 def misalignment(image_means: Tensor, texts: Tensor) -> Misalignment:
-    """M and D of all pairs of rows of image_means [C, D] and texts [C, D] (AIR section 3.1).
+    """M and D of all pairs of concepts, from image_means [C, D] and texts [C, D] (AIR section 3.1).
 
+    M(a, b) = 1 - cos(I_b - I_a, T_b - T_a), D(a, b) = 1 - cos(I_a, I_b) for rows a and b.
     One matrix product per Gram matrix instead of a loop over pairs: with S = I T^T, G = I I^T and
     H = T T^T, the product of the offsets is S_aa + S_bb - S_ab - S_ba and their squared lengths are
     G_aa + G_bb - 2 G_ab and H_aa + H_bb - 2 H_ab.
@@ -83,7 +87,9 @@ class OffsetSplit:
     across: Tensor
 
     def explain(self, groups: int = 5) -> str:
-        """What long text offsets have more of than short ones, in words and numbers."""
+        """In words and numbers, how the parts along and across the text grow from the shortest to
+        the longest of `groups` groups of text offsets, and what that does to the misalignment.
+        """
         _, along = binned_means(self.text_length, self.along, groups)
         _, across = binned_means(self.text_length, self.across, groups)
         if min(along[0], across[0]) <= 0:
@@ -98,9 +104,13 @@ class OffsetSplit:
 
 
 def split_offsets(image_means: Tensor, texts: Tensor) -> OffsetSplit:
-    """Divide every image offset between rows [C, D] along and across its text offset."""
+    """Split the image offset of every pair of concepts into the parts along and across its text
+    offset, from image_means [C, D] and texts [C, D].
+
+    Raises AirlibError if shapes differ, fewer than 3 rows, or two rows coincide.
+    """
     agreement, image_squares, text_squares = _offset_products(image_means, texts)
-    first, second = torch.triu_indices(*agreement.shape, offset=1)
+    first, second = _distinct_pairs(len(agreement))
     text_length = text_squares[first, second].sqrt()
     along = agreement[first, second] / text_length
     across = (image_squares[first, second] - along.square()).clamp(min=0).sqrt()
@@ -115,10 +125,15 @@ def binned_means(x: Tensor, y: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 
 def subset(embeddings: ConceptEmbeddings, keep: Callable[[str], bool]) -> ConceptEmbeddings:
-    """The concepts whose label `keep` accepts."""
+    """The part of `embeddings` whose labels `keep` accepts."""
     rows = [row for row, label in enumerate(embeddings.labels) if keep(label)]
     labels = tuple(embeddings.labels[row] for row in rows)
     return ConceptEmbeddings(labels, embeddings.image_means[rows], embeddings.texts[rows])
+
+
+def _distinct_pairs(concepts: int) -> Tensor:
+    """Row and column of each of the P pairs of different concepts, [2, P]."""
+    return torch.triu_indices(concepts, concepts, offset=1)
 
 
 def _offset_products(image_means: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,9 +156,10 @@ def spearman(x: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """`rho` of M and D over all pairs, and its 95 % `interval`.
+    """Rank correlation `rho` of misalignment M and distance D over all pairs of concepts.
 
-    `null` [R] holds rho with shuffled texts; `M` and `D` are [C, C]; `labels` name their rows.
+    interval: 95 % of rho, over concepts. null: [R], rho with shuffled texts. M, D: [C, C]. labels:
+    names of their rows.
     """
 
     rho: float
@@ -155,12 +171,12 @@ class StudyResult:
 
     @property
     def p_value(self) -> float:
-        """Two-sided: how often shuffled texts give a |rho| at least as large."""
+        """Two-sided p-value of rho: how often shuffled texts give a |rho| at least as large."""
         as_large = int((self.null.abs() >= abs(self.rho)).sum())
         return (as_large + 1) / (len(self.null) + 1)
 
     def explain(self) -> str:
-        """The finding in words, whatever its sign."""
+        """The finding in words, with rho, its interval and its p-value, whatever the sign."""
         low, high = self.interval
         numbers = f"rho = {self.rho:+.2f} [{low:+.2f}, {high:+.2f}], p = {self.p_value:.3f}"
         if low <= 0 <= high or self.p_value > 0.05:
@@ -179,10 +195,14 @@ class StudyResult:
 
 
 def study(embeddings: ConceptEmbeddings, rng: torch.Generator, resamples: int = 500) -> StudyResult:
-    """Correlate M with D over all pairs; bootstrap the concepts, shuffle the texts for the null."""
+    """Correlate misalignment M with distance D over all pairs of concepts (AIR section 3.1).
+
+    resamples: of the concepts, for the interval, and of the texts' order, for the null hypothesis.
+    Raises AirlibError for fewer than 3 concepts, and for two with the same images or text.
+    """
     images, texts = embeddings.image_means, embeddings.texts
     result = misalignment(images, texts)
-    first, second = torch.triu_indices(*result.M.shape, offset=1)
+    first, second = _distinct_pairs(len(result.M))
     rank_d = _ranks(result.D[first, second])
     null = []
     for _ in range(resamples):
@@ -203,7 +223,7 @@ def _concept_bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of rho over concepts drawn with replacement, without pairs of equals."""
     concepts = len(result.M)
-    first, second = torch.triu_indices(concepts, concepts, offset=1)
+    first, second = _distinct_pairs(concepts)
     draws = []
     for _ in range(resamples):
         chosen = torch.randint(concepts, (concepts,), generator=rng)
@@ -211,8 +231,8 @@ def _concept_bootstrap(
         a, b = a[a != b], b[a != b]
         if len(a) > 1:
             draws.append(spearman(result.M[a, b], result.D[a, b]))
-    draws = torch.tensor(draws, dtype=torch.float64)
-    low, high = draws[draws.isfinite()].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    drawn = torch.tensor(draws, dtype=torch.float64)
+    low, high = drawn[drawn.isfinite()].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return low, high
 
 

@@ -5,12 +5,12 @@
 
 The tiny world's CLIP knows the words and pictures of that world only, so it has nothing to say
 about other data. This one is trained the same way, by contrastive learning on pictures and texts,
-on the drawings of `datasets.openmoji` and their Unicode names. One concept in eight is held out,
-drawings and name alike, so that a study can tell what was memorised from what was understood. Its
-vocabulary is made of the taught names, as the tiny world's is of its lexicon; any other word is
-read in pieces.
+on the drawings of `misalignment.datasets.openmoji` and their Unicode names. One concept in eight is
+held out, drawings and name alike, so that a study can tell what was memorised from what was
+understood. Its vocabulary is made of the taught names, as the tiny world's is of its lexicon; any
+other word is read in pieces.
 
-    python -m airlib.studies.misalignment.openmoji_clip    trains it again, in about five CPU minutes
+    python -m airlib.studies.misalignment.openmoji_clip   trains it again, in about five CPU minutes
 
 The drawings are by OpenMoji, the open-source emoji and icon project, under CC BY-SA 4.0.
 """
@@ -20,8 +20,9 @@ import copy
 import gzip
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,37 +55,40 @@ TEMPLATES = ("a drawing of a {}", "an emoji of a {}", "{}")
 
 
 def part(label: str) -> int:
-    """Which eighth of the concepts, 0 to 7, one belongs to, by a hash of its name."""
+    """Which eighth of OpenMoji's concepts, 0 to 7, the one called `label` belongs to, by a hash."""
     return hashlib.sha256(label.encode()).digest()[0] % 8
 
 
 def is_held_out(label: str) -> bool:
-    """Whether a concept is kept from the training: those of part 0."""
+    """Whether the concept called `label` is kept from the training: all of part 0 are."""
     return part(label) == 0
 
 
 def embed_openmoji(
     encoder: ClipEncoder, seed: int = 0, images_per_class: int = 10
 ) -> dict[str, ConceptEmbeddings]:
-    """{"taught": ..., "held out": ...}: an eighth of the concepts each, drawings and names.
+    """Embed two eighths of OpenMoji's concepts, drawings and names: {"taught": those of part 1,
+    which the training saw, "held out": those of part 0, which it did not}.
 
-    Raises AirlibError where the packages of OpenMoji are not installed.
+    images_per_class: the most drawings of a concept, sampled with `seed`. Raises AirlibError where
+    the packages of OpenMoji are not installed.
     """
     drawings = open_dataset("openmoji")
+    parts = {
+        "taught": drawings.only(lambda label: part(label) == 1),
+        "held out": drawings.only(is_held_out),
+    }
     return {
-        name: embed_dataset(
-            encoder,
-            drawings.only(lambda label, wanted=wanted: part(label) == wanted),
-            TEMPLATES[0],
-            images_per_class,
-            seed=seed,
-        )
-        for name, wanted in (("taught", 1), ("held out", 0))
+        name: embed_dataset(encoder, chosen, TEMPLATES[0], images_per_class, seed=seed)
+        for name, chosen in parts.items()
     }
 
 
 def load_openmoji_clip(folder: Path = FOLDER) -> ClipEncoder:
-    """The trained CLIP, from the weights shipped in the package."""
+    """The CLIP that was trained on OpenMoji, from the weights shipped in the package.
+
+    Raises AirlibError if weights or vocabulary are missing, damaged, or of another network.
+    """
     path = folder / f"{NAME}.safetensors"
     tensors, config = load_tensors(path)
     try:
@@ -96,7 +100,10 @@ def load_openmoji_clip(folder: Path = FOLDER) -> ClipEncoder:
 
 
 def load_tokenizer(folder: Path = FOLDER) -> SimpleTokenizer:
-    """Tokenizer of the taught names' vocabulary: texts -> ids [n, 24], cut after 24 tokens."""
+    """Tokenizer of the taught names' vocabulary: texts -> ids [n, 24], cut after 24 tokens.
+
+    Raises AirlibError if the vocabulary file is missing.
+    """
     path = _vocabulary(folder)
     if not path.is_file():
         raise AirlibError(f"{path.name} is missing from the package; make it with: {COMMAND}")
@@ -104,7 +111,10 @@ def load_tokenizer(folder: Path = FOLDER) -> SimpleTokenizer:
 
 
 def write_vocabulary(labels: Sequence[str], folder: Path = FOLDER) -> Path:
-    """Write the vocabulary that the sentences about `labels` need; the same bytes every time."""
+    """Write the tokenizer's vocabulary for sentences about `labels` to `folder`; returns its path.
+
+    The same labels give the same bytes.
+    """
     words = sorted({word for text in [*TEMPLATES, *labels] for word in text.split()})
     data = gzip.compress(vocabulary_text(words).encode(), mtime=0)
     return write_atomically(_vocabulary(folder), lambda path: path.write_bytes(data))
@@ -115,13 +125,16 @@ def _vocabulary(folder: Path) -> Path:
 
 
 class OpenMojiClipTask:
-    """The training as a task of `airlib.training.loop`; `classes` are all concepts' items."""
+    """The training of OpenMoji's CLIP, as a task of `airlib.training.loop`.
+
+    classes: {label: items} of all concepts; those held out are examined only.
+    """
 
     name = NAME
 
     def __init__(
         self,
-        classes: dict[str, Sequence[Item]],
+        classes: Mapping[str, Sequence[Item]],
         tokenizer: SimpleTokenizer,
         seed: int = 0,
         steps: int = 900,
@@ -135,7 +148,7 @@ class OpenMojiClipTask:
         self.preprocess = ClipPreprocess(SIZE)
         matrices = [p for p in self.model.parameters() if p.ndim >= 2]
         vectors = [p for p in self.model.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
             betas=(0.9, 0.98),
         )
@@ -144,12 +157,14 @@ class OpenMojiClipTask:
         self.held_out = {label: images for label, images in read.items() if is_held_out(label)}
 
     def learning_rate(self, progress: float) -> float:
-        """Linear warm-up over the first 5 %, then a cosine down to 2 % of 0.002."""
+        """Learning rate at `progress` (0 to 1): linear warm-up to 0.002 over the first 5 %, and a
+        cosine down to 2 % of it.
+        """
         warm_up = min(1.0, (progress + 1e-3) / 0.05)
         return 2e-3 * warm_up * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
     def loss(self, step: int, rng: torch.Generator) -> Tensor:
-        """Contrastive loss of one drawing each of different taught concepts."""
+        """Contrastive loss of a batch: one drawing each of up to 128 different taught concepts."""
         labels = list(self.taught)
         chosen = [labels[i] for i in torch.randperm(len(labels), generator=rng)[:BATCH]]
         images = torch.stack([_pick(self.taught[label], rng) for label in chosen])
@@ -160,15 +175,17 @@ class OpenMojiClipTask:
                 pixels.contiguous(memory_format=torch.channels_last)
             )
             text_features = self.model.encode_text(self.tokenizer(texts))
-        images, texts = (F.normalize(f.float(), dim=-1) for f in (image_features, text_features))
+        seen, read = (F.normalize(f.float(), dim=-1) for f in (image_features, text_features))
         scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
-        return contrastive_loss(scale * images @ texts.T, torch.eye(len(chosen), dtype=torch.bool))
+        return contrastive_loss(scale * seen @ read.T, torch.eye(len(chosen), dtype=torch.bool))
 
     def after_step(self, step: int) -> None:
-        """Nothing to keep up to date: no running average of the weights."""
+        """Do nothing: this training keeps no running average of the weights."""
 
     def evaluate(self) -> dict[str, float]:
-        """How often a drawing's own name is the nearest, or among the five nearest."""
+        """Shares of drawings whose own name is the nearest (top1) or among the five nearest (top5):
+        of taught and held-out concepts among all names, and of held-out ones among themselves.
+        """
         encoder = ClipEncoder(copy.deepcopy(self.model), self.tokenizer, "openmoji")
         names = [*self.taught, *self.held_out]
         return {
@@ -178,12 +195,12 @@ class OpenMojiClipTask:
         }
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
-        """The state to ship and what rebuilds the network around it."""
+        """(state to ship, configuration that rebuilds the network around it)."""
         return self.model.state_dict(), {"model": self.config}
 
 
 def model_config(vocabulary_size: int) -> dict:
-    """Arguments of `open_clip.model.CLIP`: 64 px images, 128-d joint space."""
+    """Arguments of `open_clip.model.CLIP` for this network: 64 px images, 128-d joint space."""
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
@@ -198,15 +215,16 @@ def model_config(vocabulary_size: int) -> dict:
 
 
 def pictures(items: Sequence[Item]) -> Tensor:
-    """Drawings as [n, 3, 64, 64] in [-1, 1]."""
+    """Read drawings as a tensor [n, 3, 64, 64] in [-1, 1]."""
     images = torch.from_numpy(np.stack([np.array(item.read()) for item in items]))
     images = images.permute(0, 3, 1, 2).float() / 127.5 - 1
     return F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Drawings [n, 3, H, W] resized by 0.8-1.2, turned by up to 10 degrees, moved by up to 10 % of
-    the side, and in other light. Never mirrored: names say left and right.
+    """Distort drawings [n, 3, H, W] in [-1, 1] for the training: resized by 0.8-1.2, turned by up
+    to 10 degrees, moved by up to 10 % of the side, in other light. Never mirrored: names say left
+    and right.
     """
     n = len(images)
     scale = 0.8 + 0.4 * torch.rand(n, generator=rng)
@@ -224,20 +242,23 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
 def retrieval(
     encoder: ClipEncoder, drawings: dict[str, Tensor], names: Sequence[str], prefix: str
 ) -> dict[str, float]:
-    """Share of drawings whose name, of all `names`, is the nearest (top1) or near (top5)."""
+    """How often a drawing's own name is, of all `names`, the nearest or among the five nearest.
+
+    drawings: {name: [n, 3, H, W]}. Returns {"PREFIX_top1": share, "PREFIX_top5": share}.
+    """
     texts = encoder.embed_text([TEMPLATES[0].format(name) for name in names])
     hits = []
     for label, images in drawings.items():
         nearest = (encoder.embed_images(images) @ texts.T).topk(min(5, len(names))).indices
         hits.append(nearest == names.index(label))
-    hits = torch.cat(hits)
+    ranked = torch.cat(hits)
     return {
-        f"{prefix}_top1": hits[:, 0].float().mean().item(),
-        f"{prefix}_top5": hits.any(dim=1).float().mean().item(),
+        f"{prefix}_top1": ranked[:, 0].float().mean().item(),
+        f"{prefix}_top5": ranked.any(dim=1).float().mean().item(),
     }
 
 
-def _pick(choices: Sequence, rng: torch.Generator):
+def _pick(choices: Sequence[Any] | Tensor, rng: torch.Generator) -> Any:
     return choices[int(torch.randint(len(choices), (), generator=rng))]
 
 
@@ -248,7 +269,11 @@ def train_openmoji_clip(
     directory: Path = Path("runs/train-openmoji"),
     folder: Path = FOLDER,
 ) -> dict:
-    """Train the network and write its vocabulary, weights and record to `folder`; the record."""
+    """Train OpenMoji's CLIP, write vocabulary, weights and record to `folder`, return the record.
+
+    resume: continue an interrupted training from its state in `directory`. Raises AirlibError where
+    the packages of OpenMoji are not installed.
+    """
     classes = open_dataset("openmoji").sample(images_per_class=10)
     write_vocabulary([label for label in classes if not is_held_out(label)], folder)
     task = OpenMojiClipTask(classes, load_tokenizer(folder), seed, steps)

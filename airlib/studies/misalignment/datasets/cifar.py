@@ -26,7 +26,7 @@ BINARY = 'the "binary version" of CIFAR-100 (cifar-100-binary.tar.gz), not the p
 
 @dataclass(frozen=True, slots=True)
 class CifarImage:
-    """Record number `record` of a file."""
+    """One image of CIFAR-100: record number `record`, from 0, of the binary file at `path`."""
 
     path: Path
     record: int
@@ -36,7 +36,7 @@ class CifarImage:
         return f"{self.path.name} {self.record:05}"
 
     def read(self) -> Image.Image:
-        """The picture in mode RGB, 32 x 32."""
+        """The picture in mode RGB, 32 x 32. Raises AirlibError if the file ends within it."""
         data = np.fromfile(self.path, np.uint8, PIXELS, offset=self.record * RECORD + 2)
         if data.size != PIXELS:
             raise AirlibError(f"{self.path} ends within image {self.record}; fetch it again")
@@ -44,7 +44,12 @@ class CifarImage:
 
 
 def open_cifar100(directory: Path) -> ConceptDataset:
-    """The training images under their fine classes, underscores being spaces."""
+    """CIFAR-100 in its binary version: the training images under their 100 fine classes,
+    underscores being spaces.
+
+    directory: holds `cifar-100-binary/`. Raises AirlibError for missing files, and for files that
+    do not fit each other.
+    """
     folder = directory / "cifar-100-binary"
     (path,) = required_files(folder, ["train.bin"], BINARY)
     (names_file,) = required_files(folder, ["fine_label_names.txt"], BINARY)

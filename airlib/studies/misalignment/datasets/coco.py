@@ -22,7 +22,11 @@ from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 
 def open_coco(directory: Path) -> ConceptDataset:
-    """The objects of all splits that are present."""
+    """MS COCO: objects of all splits in `directory`, cut out by bounding box, by category.
+
+    directory: holds `annotations/instances_SPLIT.json` and a folder of images per split. Raises
+    AirlibError if there is no complete split; reading a damaged file raises it later.
+    """
     content = "the annotations of MS COCO, e.g. instances_val2017.json"
     files = required_files(directory / "annotations", ["instances_*.json"], content)
     splits = {file: file.stem.removeprefix("instances_") for file in files}

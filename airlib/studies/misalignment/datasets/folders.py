@@ -23,10 +23,11 @@ CALTECH_EXTRAS = {"BACKGROUND_Google", "Faces_easy"}
 
 
 def open_image_folder(directory: Path, names: Mapping[str, str] | None = None) -> ConceptDataset:
-    """One class per sub-folder, called as the folder, underscores being spaces, or names[folder].
+    """Your own images: one class per sub-folder of `directory`, called as the sub-folder,
+    underscores being spaces, or names[sub-folder].
 
-    Folders of one name are one class, hidden ones are ignored; a folder without images is an error
-    when the data set is read.
+    Sub-folders of one name are one class, hidden ones are ignored. Raises AirlibError if there is
+    no such directory; reading a sub-folder without images raises it later.
     """
     required_folder(directory, "a sub-folder of images per class")
     names = names or {}
@@ -35,7 +36,10 @@ def open_image_folder(directory: Path, names: Mapping[str, str] | None = None) -
 
 
 def open_caltech101(directory: Path) -> ConceptDataset:
-    """Caltech-101: 100 classes, without the background and the second copy of the faces."""
+    """Caltech-101: 100 classes, without the background and the second copy of the faces.
+
+    directory: holds `101_ObjectCategories/`. Raises AirlibError if it does not.
+    """
     categories = directory / "101_ObjectCategories"
     required_folder(categories, "a folder per class, from 101_ObjectCategories.tar.gz")
     folders = [f for f in _folders(categories) if f.name not in CALTECH_EXTRAS]
@@ -48,6 +52,9 @@ def open_imagenet(directory: Path) -> ConceptDataset:
 
     A class without a word of its own is left out: the text could not tell its images from others
     (the second "crane", a machine; the first is a bird).
+
+    directory: holds `train/` and a file of synset words. Raises AirlibError if one is missing, and
+    for a class folder that the words do not name.
     """
     required_folder(directory / "train", "a folder per class such as n01440764")
     files = required_files(directory, SYNSET_FILES, 'lines such as "n01440764 tench, Tinca tinca"')
@@ -74,8 +81,8 @@ def _synset_words(path: Path) -> dict[str, str]:
         number, _, words = line.partition(" ")
         synonyms[number] = [word.strip() for word in words.split(",")]
     labels: dict[str, str] = {}
-    for number, words in sorted(synonyms.items()):
-        labels[number] = next((word for word in words if word not in labels.values()), "")
+    for number, choices in sorted(synonyms.items()):
+        labels[number] = next((word for word in choices if word not in labels.values()), "")
     return labels
 
 

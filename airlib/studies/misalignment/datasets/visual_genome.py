@@ -26,7 +26,11 @@ SPACE = re.compile(r"[\s,]*")  # between elements
 
 
 def open_visual_genome(directory: Path) -> ConceptDataset:
-    """The objects of all images that are present."""
+    """Visual Genome: objects of all images in `directory`, cut out by bounding box, by first name.
+
+    directory: holds `objects.json` and the folders VG_100K and VG_100K_2, at least one of them.
+    Raises AirlibError if these are missing; reading a damaged file raises it later.
+    """
     (file,) = required_files(directory, ["objects.json"], "the objects of Visual Genome")
     if not any((directory / folder).is_dir() for folder in IMAGE_FOLDERS):
         raise AirlibError(f"{directory} has no folder {' or '.join(IMAGE_FOLDERS)} with images")
@@ -63,12 +67,12 @@ def _elements(file: Path) -> Iterator[dict]:
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as source:
         text = source.read(BLOCK)
-        position = SPACE.match(text).end()
+        position = _past_space(text, 0)
         if text[position : position + 1] != "[":
             raise ValueError("it is no list")
         position += 1
         while True:
-            position = SPACE.match(text, position).end()
+            position = _past_space(text, position)
             if text.startswith("]", position):
                 return
             try:
@@ -80,3 +84,9 @@ def _elements(file: Path) -> Iterator[dict]:
                 text, position = text[position:] + more, 0
                 continue
             yield element
+
+
+def _past_space(text: str, position: int) -> int:
+    found = SPACE.match(text, position)
+    assert found is not None  # the pattern also matches nothing at all
+    return found.end()
