@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Call `write(temporary_path)`, then rename it to `path`; nothing is left behind on failure."""
+    """Write a file whole or not at all; returns `path`.
+
+    write: called with a temporary path beside `path`, which is then renamed. Missing folders are
+    made; nothing is left behind on failure. Raises AirlibError if the folder or file cannot be
+    written.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,18 +48,29 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` as UTF-8."""
+    """Write `text` as UTF-8, whole or not at all; returns `path`.
+
+    Raises AirlibError if the file cannot be written.
+    """
     return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write `value` as indented JSON, refusing NaN and infinities (they are not JSON)."""
+    """Write `value` as indented JSON, whole or not at all; returns `path`.
+
+    Raises ValueError for NaN and infinities, which JSON does not have, and AirlibError if the file
+    cannot be written.
+    """
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     return write_text(path, text)
 
 
 def save_tensors(path: str | Path, tensors: dict[str, "torch.Tensor"], config: dict) -> Path:
-    """Write `tensors` as safetensors with `config` (JSON-able) in the header."""
+    """Write tensors as a safetensors file with `config`, as JSON, in its header; returns `path`.
+
+    The file is written whole or not at all; `load_tensors` reads it. Raises AirlibError if it
+    cannot be written, and ValueError for NaN or infinities in `config`.
+    """
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -63,7 +79,7 @@ def save_tensors(path: str | Path, tensors: dict[str, "torch.Tensor"], config: d
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:
-    """Read a file of `save_tensors`: (tensors, config).
+    """Read a safetensors file that `save_tensors` wrote: (tensors by name, on the CPU; config).
 
     Raises AirlibError if the file is missing, truncated, or not written by airlib.
     """

@@ -8,6 +8,11 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def in_front_end() -> bool:
@@ -18,17 +23,19 @@ def in_front_end() -> bool:
 
 def track(
     iterable: Iterable | None, description: str, total: int | None = None, leave: bool = False
-):
-    """Wrap `iterable` in the tqdm bar that fits where we run."""
+) -> "tqdm[Any]":
+    """Wrap `iterable` in a tqdm progress bar that fits where the program runs.
+
+    The bar is live in a notebook front end, plain text in a terminal, a rare line in a log file,
+    and silent under papermill and in worker processes. iterable: None for a bar that is updated by
+    hand. total: the number of items, where `iterable` does not tell. leave: keep the finished bar.
+    """
     live = in_front_end()
-    if live:
-        from tqdm.notebook import tqdm
-    else:
-        from tqdm import tqdm
+    bar = import_module("tqdm.notebook" if live else "tqdm").tqdm
     unseen = "ipykernel" in sys.modules and not live
     silent = unseen or multiprocessing.parent_process() is not None
     seconds = 0.1 if live or sys.stderr.isatty() else 30.0
-    return tqdm(
+    return bar(
         iterable, desc=description, total=total, leave=leave, mininterval=seconds,
         disable=silent,
     )  # fmt: skip

@@ -75,7 +75,8 @@ class Record:
     """Collects one notebook run and writes `directory/results.json`.
 
     `parameters` are the notebook's parameters as JSON values, without directories and other
-    absolute paths: a record must read the same on every machine.
+    absolute paths: a record must read the same on every machine. Raises AirlibError for parameters
+    that hold such paths, NaN or infinities.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Record:
         self._started = time.monotonic()
 
     def add(self, *metrics: Metric) -> None:
-        """Append metrics."""
+        """Append metrics to the record. Raises AirlibError for anything that is no `Metric`."""
         for metric in metrics:
             _require(isinstance(metric, Metric), f"{metric!r} is not a Metric")
         self.metrics.extend(metrics)
@@ -103,7 +104,8 @@ class Record:
     def add_figure(self, file: str, alt: str, title: str = "") -> None:
         """Register an image already saved at `directory/file`; `alt` says what it shows.
 
-        A second figure of the same file replaces the first (a cell was run twice).
+        A second figure of the same file replaces the first (a cell was run twice). Raises
+        AirlibError if there is no such file below `directory`, or no alt text.
         """
         _require(_is_relative(file), f"figure {file!r} must be a path relative to the results")
         _require(
@@ -113,7 +115,11 @@ class Record:
         self._figures[file] = {"file": file, "alt": alt, "title": title}
 
     def add_table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
-        """Register a table of strings, numbers and None."""
+        """Register a table of strings, numbers and None for the report.
+
+        Raises AirlibError if a row has another number of cells than `columns`, or holds NaN,
+        infinities, absolute paths or other objects.
+        """
         table = {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
         for row in table["rows"]:
             _require(
@@ -123,7 +129,11 @@ class Record:
         self._tables.append(_plain(table, f"table {title!r}"))
 
     def save(self) -> Path:
-        """Write results.json atomically and return its path; may be called several times."""
+        """Write results.json, whole or not at all, and return its path.
+
+        Seconds since the record was made, peak memory, device and versions are added. May be called
+        several times. Raises AirlibError for NaN, infinities and absolute paths in the record.
+        """
         content = {
             "notebook": self.notebook,
             "profile": self.profile,
@@ -141,7 +151,10 @@ class Record:
 
 
 def load_results(path: str | Path) -> dict[str, Any]:
-    """Read and check one results.json; returns its content as plain JSON values (see `KEYS`).
+    """Read and check one results.json; returns its content as plain JSON values.
+
+    The keys are notebook, profile, parameters, seed, versions, device, seconds, peak_gigabytes,
+    metrics, figures and tables.
 
     Raises AirlibError if the file is missing, is not JSON, or lacks what `Record.save` writes.
     """
@@ -174,7 +187,10 @@ def load_results(path: str | Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that can change a number. No host name, user name or path."""
+    """Versions that can change a number, by name; no host name, user name or path.
+
+    The names are python, airlib, torch, open_clip, numpy and platform.
+    """
     import airlib
 
     found = {"python": platform.python_version(), "airlib": airlib.__version__}

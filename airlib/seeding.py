@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def rng(seed: int, *purpose: str | int) -> "torch.Generator":
-    """CPU generator for `(seed, purpose...)`: same arguments, same bits, on every machine."""
+    """A random generator on the CPU for a seed and a purpose.
+
+    The same arguments give the same bits on every machine; another seed or purpose gives an
+    independent stream: `rng(0, "noise", step)`.
+    """
     import torch
 
     key = "/".join(str(part) for part in (seed, *purpose))

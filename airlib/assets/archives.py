@@ -33,10 +33,14 @@ DAMAGED = (
 
 
 def unpack(archive: Path, name: str) -> Path:
-    """Unpack the files `name`/... of `archive` beside it, and return that folder (or file).
+    """Unpack a zip or tar archive beside itself; returns the path of the folder (or file) `name`.
 
-    name: a plain name that nothing there has yet. Raises AirlibError for everything that is
-    refused, a damaged archive and a full disk; then nothing of it stays.
+    name: the top folder of every member (or the only file); nothing beside the archive may have
+    that name yet.
+
+    Raises AirlibError, and leaves nothing behind, if a member lies outside of `name`, is a link, a
+    device or encrypted, if the archive is damaged, or if it grows beyond the free disk or beyond
+    50 times its own size.
     """
     waiting = archive.with_name(f".{name}.unpacking")
     shutil.rmtree(waiting, ignore_errors=True)  # of a run that was killed
@@ -67,12 +71,14 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     with members.open(entry) as content:
                         yield entry.filename, content
         return
-    with tarfile.open(archive, "r|*") as members:  # a stream: it cannot send us back
-        for entry in members:
-            if not entry.isfile() and not entry.isdir():
-                raise ValueError(f"{entry.name!r} is a link or a device")
-            if entry.isfile():
-                yield entry.name, members.extractfile(entry)
+    with tarfile.open(archive, "r|*") as stream:  # a stream: it cannot send us back
+        for member in stream:
+            if not member.isfile() and not member.isdir():
+                raise ValueError(f"{member.name!r} is a link or a device")
+            if member.isfile():
+                file = stream.extractfile(member)
+                assert file is not None  # as for every regular file
+                yield member.name, file
 
 
 def _inside(path: str, name: str) -> PurePosixPath:
@@ -97,5 +103,5 @@ def _write(content: IO[bytes], target: Path, room: int) -> int:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `unpack` can be tried, by name."""
+    """Whether a path has the ending of a zip or tar archive (.zip, .tar, .tar.gz, .tgz)."""
     return os.fspath(path).lower().endswith(SUFFIXES)

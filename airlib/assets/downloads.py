@@ -31,13 +31,14 @@ LOST = (
 
 
 class ResumingDownloader:
-    """A downloader for pooch that continues `part`.
+    """A downloader for `pooch.retrieve` that continues an interrupted download.
 
-    size: bytes that the file must have, None if nobody says. A connection that breaks is tried
-    again for as long as that brings the download further.
+    part: the file that collects what has arrived; PART.json beside it says which version of which
+    URL that is. size: bytes that the whole file must have, None if nobody says. A connection that
+    breaks is tried again for as long as that brings the download further.
 
-    Raises AirlibError if the server offers another size, or a web page instead of the file;
-    `requests` errors for everything that goes wrong with the connection.
+    A call raises AirlibError if the server offers another size, or a web page instead of the file,
+    and `requests` errors for everything that goes wrong with the connection.
     """
 
     def __init__(self, part: Path, size: int | None = None) -> None:
@@ -60,8 +61,8 @@ class ResumingDownloader:
         """One request: appends what it brings to the part, or begins the part anew."""
         version, received = self._version(url), self._received(url)
         headers = {"Accept-Encoding": "identity"}  # the bytes of the file itself
-        if received:
-            headers |= {"Range": f"bytes={received}-", "If-Range": _validator(version)}
+        if received and (validator := _validator(version)) is not None:
+            headers |= {"Range": f"bytes={received}-", "If-Range": validator}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             refused = response.status_code == requests.codes.requested_range_not_satisfiable
             if refused and received:
@@ -123,7 +124,7 @@ class ResumingDownloader:
         return version if same else {}
 
     def _discard(self) -> None:
-        """Empty the part; in this order, so that a kill in between cannot mix two versions."""
+        """Remove the part before its version: a kill in between cannot mix two versions."""
         self.part.unlink(missing_ok=True)
         self.version_file.unlink(missing_ok=True)
 

@@ -28,11 +28,11 @@ FILE_NAME = re.compile(r"\w[\w.+-]*")
 
 @dataclass(frozen=True)
 class AssetFile:
-    """One published file. `url` is None where a person must download it.
+    """One published file of an asset. `url` is None where a person must download it.
 
     `bytes` is exact and enforced; where nobody states it, `bytes_estimate` helps to plan. `sha256`
     and `md5` are enforced; without either, the first download is trusted and recorded. `unpacked`
-    names the folder (or file) beside it that stands for an archive once it has been unpacked.
+    names the folder (or file) beside an archive that stands for it once it has been unpacked.
     """
 
     file: str
@@ -45,12 +45,12 @@ class AssetFile:
 
     @property
     def size(self) -> int:
-        """Bytes, exact or estimated."""
-        return self.bytes or self.bytes_estimate
+        """Bytes of the file, exact or estimated; 0 where neither is known."""
+        return self.bytes or self.bytes_estimate or 0
 
     @property
     def published_hash(self) -> str | None:
-        """ "sha256:..." or "md5:...", None where nobody publishes one."""
+        """The hash that is enforced, as "sha256:..." or "md5:..."; None where none is published."""
         if self.sha256:
             return f"sha256:{self.sha256}"
         return f"md5:{self.md5}" if self.md5 else None
@@ -58,13 +58,14 @@ class AssetFile:
 
 @dataclass(frozen=True)
 class Asset:
-    """A network or a data set: one entry of a manifest.
+    """A published network or data set: one entry of a manifest.
 
-    `notebooks` are the numbers of the notebooks that need it; empty for an alternative, which is
-    fetched only by name. `importer` names the module of airlib that reads it, None if none does.
-    `verified`: hashes and exact sizes are stated by the publisher, by a library that enforces them
-    at every download, or were computed from the file; `note` has the source. `instructions`: how a
-    person gets what no `url` gives.
+    `notebooks` are the numbers ("03") of the notebooks that need the asset; empty for an
+    alternative, which is fetched only by name. `importer` names the module of airlib that reads the
+    files, None if none does. `verified`: hashes and exact sizes are stated by the publisher, by a
+    library that enforces them at every download, or were computed from the file; `note` has the
+    source. `instructions`: how a person gets a file without `url`. `group` is the manifest: its
+    name without ".yaml".
     """
 
     name: str
@@ -78,7 +79,7 @@ class Asset:
     note: str
     files: tuple[AssetFile, ...]
     instructions: str | None = None
-    group: str = ""  # the stem of the manifest
+    group: str = ""
 
     @property
     def size(self) -> int:
@@ -87,9 +88,10 @@ class Asset:
 
 
 def load_manifests(directory: Path | None = None) -> dict[str, Asset]:
-    """All assets by name, in the order of the manifests.
+    """All published assets by name, in the order of the manifests.
 
-    Raises AirlibError that names file and entry for anything that the schema does not allow.
+    directory: folder of the manifests NAME.yaml; by default those that airlib ships. Raises
+    AirlibError, which names file and entry, for anything that the schema does not allow.
     """
     directory = directory or (IN_PACKAGE if IN_PACKAGE.is_dir() else IN_CHECKOUT)
     paths = sorted(directory.glob("*.yaml"))
@@ -107,10 +109,11 @@ def load_manifests(directory: Path | None = None) -> dict[str, Asset]:
 
 
 def select(profile: str, only: Sequence[str] = ()) -> list[Asset]:
-    """The assets that a profile's notebooks need, or those that `only` names.
+    """The assets that the notebooks of a profile need, or those that `only` names.
 
-    only: names of assets or of groups (generators, datasets, ...); alternatives that no notebook
-    needs can be had only so. Raises AirlibError for an unknown name, with what is known.
+    profile: "tiny", which needs none, or "paper". only: names of assets or of groups (generators,
+    datasets, ...); alternatives that no notebook needs can be had only so. Raises AirlibError for
+    an unknown profile or name, with what is known.
     """
     if profile not in profile_names():
         raise AirlibError(f"unknown profile {profile!r}; choose from {', '.join(profile_names())}")
@@ -128,7 +131,10 @@ def select(profile: str, only: Sequence[str] = ()) -> list[Asset]:
 
 
 def listing(only: Sequence[str] = ()) -> list[str]:
-    """A line for each asset, alternatives too: name, size, notebooks, licence."""
+    """One line of text per asset: name, size, notebooks, title and licence.
+
+    only: names of assets or of groups; without them, every asset, alternatives included.
+    """
     chosen = select("paper", only) if only else load_manifests().values()
     return [
         f"{asset.name:30} {megabytes(asset.size):>8}  "
@@ -139,7 +145,7 @@ def listing(only: Sequence[str] = ()) -> list[str]:
 
 
 def megabytes(count: int) -> str:
-    """Bytes for people: 6.01 kB, 381 MB, 19.3 GB."""
+    """A number of bytes as text, in units of 1000: 6.01 kB, 381 MB, 19.3 GB."""
     if count >= 0.9995e9:
         return f"{count / 1e9:,.1f} GB"
     return f"{count / 1e6:.3g} MB" if count >= 0.9995e6 else f"{count / 1e3:.3g} kB"

@@ -4,12 +4,13 @@
         print(finding.state, finding.path, finding.text)
     path = asset_file("clip-vit-b32")             # or an error that says how to get it
 
-What exists is in the manifests (`assets.manifests`); everything goes to `DIRECTORY/NAME/FILE`,
-where DIRECTORY is `$AIRLIB_ASSETS` or `~/.cache/airlib/assets`. A file that a person puts there
-counts like one that was fetched. Each file is hashed once: its sha256, size and time of change are kept in
-`airlib-lock.json`. Where a publisher states no hash, the first copy is trusted, and from then on
-another content is an error that says what changed. Archives are unpacked where they lie, once they
-are verified; one that is laid out otherwise than its manifest says is left to a person.
+What exists is in the manifests (`airlib.assets.manifests`); everything goes to
+`DIRECTORY/NAME/FILE`, where DIRECTORY is `$AIRLIB_ASSETS` or `~/.cache/airlib/assets`. A file that
+a person puts there counts like one that was fetched. Each file is hashed once: its sha256, size and
+time of change are kept in `airlib-lock.json`. Where a publisher states no hash, the first copy is
+trusted, and from then on another content is an error that says what changed. Archives are unpacked
+where they lie, once they are verified; one that is laid out otherwise than its manifest says is
+left to a person.
 """
 
 import datetime
@@ -40,7 +41,8 @@ PRESENT, MISSING, CORRUPT = "present", "missing", "corrupt"
 class Finding:
     """What is known about one file of an asset on this machine.
 
-    `state` is "present", "missing" or "corrupt"; `text` says how it was verified, or what to do.
+    `path` is where the file is or belongs; `state` is "present", "missing" or "corrupt"; `text`
+    says how the file was verified, or what to do.
     """
 
     asset: Asset
@@ -51,15 +53,17 @@ class Finding:
 
 
 def asset_directory() -> Path:
-    """Where assets are kept: `$AIRLIB_ASSETS`, by default `~/.cache/airlib/assets`."""
+    """The folder of published assets: `$AIRLIB_ASSETS`, by default `~/.cache/airlib/assets`."""
     return Path(os.environ.get("AIRLIB_ASSETS") or Path.home() / ".cache" / "airlib" / "assets")
 
 
 def fetch(
     profile: str, only: Sequence[str] = (), directory: Path | None = None
 ) -> Iterator[Finding]:
-    """Download what is missing of `select(profile, only)`, file by file; yields what came of each.
+    """Download the missing assets of a profile, file by file; yields a `Finding` for each file.
 
+    only: names of assets or of groups (generators, datasets, ...); without them, all assets that
+    the profile's notebooks need. directory: where to keep them, by default `asset_directory()`.
     One file that cannot be had does not stop the others: its finding says why and what to do.
 
     Raises AirlibError before the first download for an unknown name, a disk that is too small, a
@@ -75,15 +79,20 @@ def fetch(
 
 
 def examine(asset: Asset, directory: Path | None = None) -> list[Finding]:
-    """What is there of an asset; a file that no lock entry describes is hashed, nothing written."""
+    """Say of each file of an asset whether it is present, missing or corrupt; nothing is written.
+
+    A file that has not been hashed before, or has changed since, is hashed. directory: where assets
+    are kept, by default `asset_directory()`.
+    """
     directory = directory or asset_directory()
     return [_examine(asset, file, directory)[0] for file in asset.files]
 
 
 def asset_file(name: str, file: str | None = None, directory: Path | None = None) -> Path:
-    """The verified file of an asset (its first one if `file` is not given).
+    """The path of a verified file of the asset `name`; without `file`, of its first one.
 
-    Raises AirlibError if it is unknown, missing or corrupt, with what to do.
+    directory: where assets are kept, by default `asset_directory()`. Raises AirlibError if asset or
+    file are unknown, and if the file is missing or corrupt, with what to do.
     """
     assets = [asset for asset in select("paper", [name]) if asset.name == name]
     for finding in (finding for asset in assets for finding in examine(asset, directory)):

@@ -36,21 +36,29 @@ IGNORED = {
 
 
 def read_e4e(path: str | Path) -> Imported:
-    """The encoder in an e4e or ReStyle-e4e file; nothing in it is executed."""
+    """The encoder in an e4e or ReStyle-e4e .pt file; nothing in it is executed.
+
+    Raises AirlibError if the file is missing, damaged or unsafe, is a pSp encoder, has a ResNet-34
+    body, or holds other tensors than e4e has.
+    """
     return from_e4e(read_torch(path), path)
 
 
 def is_e4e(content: Any) -> bool:
-    """Whether a loaded .pt file is of this family, variants that we cannot read included."""
+    """Whether the content of a .pt file is a pSp, e4e or ReStyle encoder, also one not readable.
+
+    content: what `read_torch` returned.
+    """
     state = content.get("state_dict") if isinstance(content, dict) else None
     return isinstance(state, dict) and not {INPUT_LAYER, RESNET_INPUT_LAYER}.isdisjoint(state)
 
 
 def from_e4e(content: Any, path: str | Path) -> Imported:
-    """The encoder in the loaded .pt file `path`.
+    """The e4e or ReStyle-e4e encoder in the content of a .pt file.
 
-    Raises AirlibError if it is a pSp encoder or has a ResNet-34 body, if it lacks latent_avg, or if
-    tensors or entries are unknown or missing.
+    content: what `read_torch` returned for `path`, the file that errors name. Raises AirlibError if
+    it is a pSp encoder or has a ResNet-34 body, if it lacks latent_avg, or if tensors or entries
+    are unknown or missing.
     """
     if not is_e4e(content):
         raise AirlibError(f"{path} holds no e4e encoder ({INPUT_LAYER}); choose another file")

@@ -55,28 +55,37 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the UNet."""
+    """One resolution of the UNet: its channels, and whether its blocks have attention."""
 
     channels: int
     attention: bool
 
 
 def read_guided_diffusion(path: str | Path, head_channels: int = HEAD_CHANNELS) -> Imported:
-    """The UNet of a guided-diffusion or P2 .pt file; nothing in it is executed."""
+    """The UNet in a guided-diffusion or P2 .pt file; nothing in it is executed.
+
+    head_channels: channels per head of attention, which the file does not tell. Raises AirlibError
+    if the file is missing, damaged or unsafe, or holds no UNet that UNet2DModel can express.
+    """
     return from_guided_diffusion(read_torch(path), path, head_channels)
 
 
 def is_guided_diffusion(content: Any) -> bool:
-    """Whether a loaded .pt file is the bare state of such a UNet."""
+    """Whether the content of a .pt file is the bare state of a guided-diffusion or P2 UNet.
+
+    content: what `read_torch` returned.
+    """
     return isinstance(content, dict) and {"time_embed.0.weight", "out.2.weight"} <= content.keys()
 
 
 def from_guided_diffusion(
     state: Mapping[str, Tensor], path: str | Path, head_channels: int = HEAD_CHANNELS
 ) -> Imported:
-    """The UNet in the loaded .pt file `path`, its attention split into heads of `head_channels`.
+    """The UNet in the content of a guided-diffusion or P2 .pt file.
 
-    Raises AirlibError if the architecture is not one that UNet2DModel can express.
+    state: what `read_torch` returned for `path`, the file that errors name. head_channels: channels
+    per head of attention, which the file does not tell. Raises AirlibError if the architecture is
+    not one that UNet2DModel can express.
     """
     try:
         levels, blocks = _levels(state)
@@ -160,9 +169,10 @@ def _config(
     }
 
 
-_P2_LEVELS = [Level(c, i == 4) for i, c in enumerate((128, 128, 256, 256, 512, 512))]
+_P2_CHANNELS = (128, 128, 256, 256, 512, 512)
+_P2_LEVELS = [Level(c, attention=i == 4) for i, c in enumerate(_P2_CHANNELS)]  # at 16 px
 P2_CONFIG = _config(_P2_LEVELS, 1, HEAD_CHANNELS, 3, 6)
-"""Of the networks that P2-weighting publishes: 256 pixels, attention at 16."""
+"""Arguments of `UNet2DModel` for the networks that P2-weighting publishes (256 px)."""
 
 
 def _blocks(levels: list[Level], blocks: int) -> Iterator[tuple[str, str, str]]:

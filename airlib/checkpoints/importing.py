@@ -7,7 +7,7 @@
 A file is known by its content, never by its name: by its first bytes (safetensors, TorchScript
 archive, NVIDIA pickle, file of `torch.save`, web page, ...) and, for a file of `torch.save`, by the
 names in it. Nothing in it is executed, and nothing is written before its tensors were compared with
-our network, name by name and shape by shape (`tables`).
+our network, name by name and shape by shape (`airlib.checkpoints.tables`).
 """
 
 import hashlib
@@ -38,7 +38,11 @@ NOT_WEIGHTS = {
 
 @dataclass(frozen=True)
 class TorchFormat:
-    """A kind of `torch.save` file, known by what it holds; `read` is None if we only know it."""
+    """A kind of `torch.save` file that airlib knows by its content.
+
+    `name` says in words what it is; `recognise(content)` tells whether a file is of this kind, and
+    `read(content, path)` imports it: None if airlib cannot.
+    """
 
     name: str
     recognise: Callable[[Any], bool]
@@ -46,10 +50,14 @@ class TorchFormat:
 
 
 def import_file(path: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
-    """Convert the weights in `path` and return the file written (default: `path`.safetensors).
+    """Convert the weights of another project into a safetensors file of ours; returns its path.
 
-    Its header says what `describe` returns. An existing file is replaced only with `force`. A file
-    that is damaged, unknown or not one of our networks is an AirlibError, and nothing is written.
+    path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or an OpenAI CLIP archive;
+    known by its content, and nothing in it is executed. out: the file to write, by default
+    PATH.safetensors; an existing one is replaced only with `force`.
+
+    Raises AirlibError, and writes nothing, for a file that is damaged, unsafe, unknown or not one
+    of our networks.
     """
     path = Path(path)
     out = Path(f"{path}.safetensors") if out is None else Path(out)
@@ -71,24 +79,37 @@ def import_file(path: str | Path, out: str | Path | None = None, force: bool = F
 
 
 def identify(path: str | Path) -> str:
-    """What the file is, in words; AirlibError if it is nothing that airlib knows."""
+    """Say in words what a weight file of another project is, such as "NVIDIA StyleGAN2 pickle".
+
+    Raises AirlibError if it is missing, damaged, or nothing that airlib knows.
+    """
     return _open(regular_file(path))[0]
 
 
 def read(path: str | Path) -> Imported:
-    """The network in the file, as the importer of its format read it."""
+    """The network in a weight file of another project, as the importer of its format reads it.
+
+    Nothing in the file is executed, and nothing is written. Raises AirlibError if it is missing,
+    damaged, unsafe, unknown or not one of our networks.
+    """
     return _open(regular_file(path))[1]()
 
 
 def describe(path: str | Path) -> dict:
-    """kind, source, config, parameters, sha256 of the original, ignored: of an imported file."""
+    """What an imported file is: the configuration that `import_file` wrote into its header.
+
+    The keys are kind ("stylegan2", "unet", "clip" or "e4e"), source (the foreign format), config,
+    parameters (their number), sha256 (of the original) and ignored (tensors left out, with
+    reasons). Raises AirlibError if `import_file` did not write the file.
+    """
     return _load(path)[1]
 
 
 def load_imported(path: str | Path) -> nn.Module:
     """The network in an imported file: StyleGAN2, diffusers' UNet2DModel, open_clip's CLIP or E4e.
 
-    In evaluation mode, float32, without gradients.
+    The network is on the CPU, float32, in evaluation mode and without gradients. path: a file that
+    `import_file` wrote. Raises AirlibError for other files, and for a damaged one.
     """
     tensors, header = _load(path)
     try:
@@ -97,7 +118,8 @@ def load_imported(path: str | Path) -> nn.Module:
     except (RuntimeError, TypeError, ValueError) as error:
         raise AirlibError(f"{path} is damaged: its tensors do not fit its configuration") from error
     if header["kind"] == "clip":  # the causal mask, a buffer that is in no file
-        network.attn_mask = torch.full(network.attn_mask.shape, -torch.inf).triu(1)
+        shape = network.get_buffer("attn_mask").shape
+        network.attn_mask = torch.full(shape, -torch.inf).triu(1)
     return network.requires_grad_(False).eval()
 
 

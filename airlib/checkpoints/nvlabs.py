@@ -12,8 +12,9 @@ half precision.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,9 +93,11 @@ LARGEST = 2**16  # of any size in the arguments
 
 
 def read_nvlabs(path: str | Path) -> Imported:
-    """The averaged generator in an NVIDIA StyleGAN2 pickle, as `StyleGAN2.state_dict()`.
+    """The averaged generator in an NVIDIA StyleGAN2 pickle; nothing in it is executed.
 
-    Raises AirlibError for any other network: conditional, StyleGAN3, of the "orig" architecture.
+    path: a .pkl of stylegan2, stylegan2-ada or stylegan2-ada-pytorch. Raises AirlibError if it is
+    missing, damaged or unsafe, and for any other network: conditional, StyleGAN3, of the "orig"
+    architecture.
     """
     data = read_pickle(path)
     if isinstance(data, dict) and isinstance(data.get("G_ema"), PersistentObject):
@@ -148,11 +151,15 @@ def _modules(root: PersistentObject, path: str | Path) -> dict[str, PersistentOb
         found[name] = module
         children = module.state.get("_modules")
         # A tree that contains itself has no end, so size and depth are bounded.
-        sane = isinstance(children, dict) and len(found) <= 1000 and len(name) <= 100
-        if not sane or not all(isinstance(c, PersistentObject) for c in children.values()):
+        endless = len(found) > 1000 or len(name) > 100
+        if endless or not isinstance(children, dict) or not _are_modules(children.values()):
             raise AirlibError(f"{path} is no network: its tree of modules is broken; {AGAIN}")
         waiting += [(f"{name}.{child}".lstrip("."), children[child]) for child in children]
     return found
+
+
+def _are_modules(values: Iterable) -> bool:
+    return all(isinstance(value, PersistentObject) for value in values)
 
 
 def _tensors(modules: dict[str, PersistentObject]) -> Iterator[tuple[str, Tensor]]:
@@ -204,9 +211,11 @@ def _variables(generator: TensorFlowNetwork, path: str | Path) -> dict[str, Tens
         f"{name}/": components.get(name) if isinstance(components, dict) else None
         for name in ("mapping", "synthesis")
     }
-    result = {}
+    result: dict[str, Tensor] = {}
     for prefix, network in networks.items():
-        pairs = network.state.get("variables") if isinstance(network, TensorFlowNetwork) else None
+        pairs: Any = (
+            network.state.get("variables") if isinstance(network, TensorFlowNetwork) else None
+        )
         try:
             arrays = {prefix + name: value for name, value in pairs}
         except (TypeError, ValueError) as error:
@@ -224,9 +233,9 @@ class _Arguments:
     """The arguments a network was built with: whatever the file says, so each is checked."""
 
     def __init__(self, values: object, path: str | Path):
-        self.values, self.path = values, path
         if not isinstance(values, dict):
             raise AirlibError(f"{path} does not say how its network was built; {AGAIN}")
+        self.values, self.path = values, path
 
     def nested(self, name: str) -> "_Arguments":
         return _Arguments(self.values.get(name, {}), self.path)

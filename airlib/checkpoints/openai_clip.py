@@ -8,12 +8,13 @@ Such an archive is a zip of stored members:
 
 `torch.jit.load` would run parts of that program (methods that restore a module's state), and a
 TorchScript program can read and write files, so for a file of unknown origin it is no safe way to
-get at the weights. Here data.pkl runs on the machine that can only build data (`pickle_machine`):
-every class of the program becomes the same empty shell that keeps its attributes.
+get at the weights. Here data.pkl runs on the machine that can only build data
+(`airlib.checkpoints.pickle_machine`): every class of the program becomes the same empty shell that
+keeps its attributes.
 
 The names in the tree are open_clip's. Three integers beside the weights are dropped, and the
-architecture follows from the shapes, as heads are always 64 wide. It is
-recorded with `quick_gelu`, which OpenAI trained with and open_clip does not assume by itself.
+architecture follows from the shapes, as heads are always 64 wide. It is recorded with `quick_gelu`,
+which OpenAI trained with and open_clip does not assume by itself.
 """
 
 import re
@@ -21,6 +22,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from torch import Tensor
 
@@ -41,10 +43,10 @@ MAX_MODULES = 10_000  # the largest CLIP has about 600; a small file could nest 
 
 
 def read_openai_clip(path: str | Path) -> Imported:
-    """The weights in an OpenAI CLIP archive; nothing in it is executed.
+    """The network in an OpenAI CLIP archive (TorchScript); nothing in it is executed.
 
-    `config` are the arguments of `open_clip.model.CLIP`. Raises AirlibError if the file is not a
-    TorchScript archive, is damaged, or holds another network.
+    The result's `config` holds the arguments of `open_clip.model.CLIP`. Raises AirlibError if the
+    file is missing, not a TorchScript archive, damaged or unsafe, or holds another network.
     """
     state = read_torchscript(path)
     try:
@@ -59,7 +61,7 @@ def read_openai_clip(path: str | Path) -> Imported:
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """Whether the file is a zip with a TorchScript program inside."""
+    """Whether a file is a zip with a TorchScript program inside."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -70,7 +72,10 @@ def is_torchscript(path: str | Path) -> bool:
 
 
 def read_torchscript(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive, named by their place in the module tree."""
+    """The tensors in a TorchScript archive, by their dotted name in the tree of modules.
+
+    Nothing in the archive is executed. Raises AirlibError if it is missing, damaged or unsafe.
+    """
     path = regular_file(path)
     if not is_torchscript(path):
         raise AirlibError(
@@ -105,7 +110,7 @@ class _ModuleTree(TorchMachine):
         ours = isinstance(module, str) and module.split(".")[0] == "__torch__"
         super().name(*("__torch__", "Class") if ours else (module, name))
 
-    def build(self, target: object, state: object) -> None:
+    def build(self, target: object, state: Any) -> None:
         if isinstance(target, _Module) and isinstance(state, dict):
             target.attributes = state
         else:

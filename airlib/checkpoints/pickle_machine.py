@@ -13,20 +13,25 @@ import pickletools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pickle import UnpicklingError
-from typing import BinaryIO
+from typing import Any
 
 MAX_OPCODES = 500_000  # ten times those of a 1024 px StyleGAN2 pickle with G, D and G_ema
 
 
 @dataclass
 class Budget:
-    """What one file may still unpack to, the programs inside it included."""
+    """How many bytes one file may still unpack to, and how many opcodes it may still run.
+
+    A file and the programs inside it share one budget.
+    """
 
     bytes: int
     opcodes: int = MAX_OPCODES
 
     def spend(self, size: int) -> None:
+        """Take `size` bytes from the budget; UnpicklingError if it does not have them."""
         self.bytes -= size
         if self.bytes < 0:
             raise UnpicklingError("unpacks to far more data than it holds")
@@ -34,15 +39,15 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class Blob:
-    """A byte string that is still in the file."""
+    """A byte string of a pickle that is still in the file: `size` bytes from `start` on."""
 
-    file: BinaryIO
+    file: BufferedIOBase
     start: int
     size: int
 
     @contextmanager
     def opened(self) -> Iterator["Source"]:
-        """The bytes as a source; afterwards the file is where it was."""
+        """Context that yields the bytes as a `Source`; afterwards the file is where it was."""
         position = self.file.tell()
         self.file.seek(self.start)
         yield Source(self.file, self.size)
@@ -53,24 +58,28 @@ class Blob:
 class Source:
     """The next `left` bytes of a file; asking for more raises EOFError and reserves no memory."""
 
-    file: BinaryIO
+    file: BufferedIOBase
     left: int
 
     def read(self, size: int) -> bytes:
+        """The next `size` bytes."""
         self._take(size)
         return self.file.read(size)
 
     def readline(self) -> bytes:
+        """The bytes up to and including the next line feed, at most 256."""
         line = self.file.readline(min(self.left, 256))
         self._take(len(line))
         return line
 
     def readinto(self, buffer: memoryview) -> None:
+        """Fill `buffer` with the next bytes."""
         self._take(len(buffer))
         if self.file.readinto(buffer) != len(buffer):
             raise EOFError("it ends too early")
 
     def blob(self, size: int) -> Blob:
+        """Pass over the next `size` bytes and return where they are."""
         self._take(size)
         start = self.file.tell()
         self.file.seek(size, os.SEEK_CUR)
@@ -81,8 +90,12 @@ class Source:
             raise EOFError("it ends too early")
         self.left -= size
 
-    def opcodes(self, budget: Budget) -> Iterator[tuple[str, object]]:
-        """(name, argument) of every instruction before STOP."""
+    def opcodes(self, budget: Budget) -> Iterator[tuple[str, Any]]:
+        """(name, argument) of every instruction of a pickle program before STOP.
+
+        Each is charged to `budget`. Raises UnpicklingError if the budget does not have it, and
+        KeyError for a byte that is no opcode.
+        """
         while (code := self.read(1)) != b".":
             budget.opcodes -= 1
             if budget.opcodes < 0:
@@ -97,15 +110,21 @@ class Source:
 
 @dataclass(frozen=True)
 class Global:
-    """A name in a pickle: "module.name"."""
+    """The name of a global in a pickle, as "module.name"; it stays a name and is not imported."""
 
     name: str
 
 
 class Machine:
-    """One program with its stack and memo."""
+    """Runs one pickle program, with its stack and memo, and builds nothing but data.
 
-    calls: dict[str, Callable | None] = {}  # name -> what a call builds; None: only a name
+    A subclass says in `calls` which names a program may use: name -> the function that builds what
+    a call of the name would, with the machine before the program's arguments; None for a name that
+    may be mentioned but not called. All else raises UnpicklingError; programs that make no sense
+    raise other errors (see `airlib.checkpoints.unpickling.NONSENSE`).
+    """
+
+    calls: dict[str, Callable | None] = {}
 
     def __init__(self, source: Source, budget: Budget):
         self.source, self.budget = source, budget
@@ -113,7 +132,8 @@ class Machine:
         self.stacks_below_marks: list[list] = []
         self.memo: dict[int, object] = {}
 
-    def run(self) -> object:
+    def run(self) -> Any:
+        """Run the program to its end and return what it builds, of whatever type that is."""
         for opcode, argument in self.source.opcodes(self.budget):
             if opcode in VALUES:
                 self.stack.append(argument)
@@ -124,16 +144,17 @@ class Machine:
         return self.stack.pop()
 
     # -- what a subclass decides -------------------------------------------------------------------
-    def build(self, target: object, state: object) -> None:
-        """Give `target` its state."""
+    def build(self, target: object, state: Any) -> None:
+        """Give the object `target` the state that the program has for it, in place."""
         raise UnpicklingError("sets the state of an object that has none")
 
-    def persistent(self, identifier: object) -> object:
+    def persistent(self, identifier: Any) -> object:
+        """The object outside of the program that a persistent id stands for."""
         raise UnpicklingError("refers to an object outside the file")
 
     # -- instructions ------------------------------------------------------------------------------
     def pop(self, count: int) -> list:
-        """The top `count` objects, lowest first."""
+        """Take the top `count` objects from the stack, lowest first."""
         if len(self.stack) < count:
             raise IndexError("its stack is empty")
         items = self.stack[-count:]
@@ -141,20 +162,25 @@ class Machine:
         return items
 
     def pop_to_mark(self) -> list:
+        """Take all objects above the latest mark from the stack, and the mark."""
         items, self.stack = self.stack, self.stacks_below_marks.pop()
         return items
 
     def mark(self) -> None:
+        """Put a mark on the stack."""
         self.stacks_below_marks.append(self.stack)
         self.stack = []
 
     def push(self, value: object) -> None:
+        """Put `value` on the stack."""
         self.stack.append(value)
 
     def remember(self, index: int) -> None:
+        """Note the top of the stack in the memo under `index`."""
         self.memo[index] = self.stack[-1]
 
     def name(self, module: str, name: str) -> None:
+        """Put the global MODULE.NAME on the stack, if `calls` has it."""
         if type(module) is not str or type(name) is not str:
             raise TypeError("a name is not text")
         full_name = f"{module}.{name}"
@@ -163,6 +189,7 @@ class Machine:
         self.push(Global(full_name))
 
     def call(self) -> None:
+        """Replace a global and a tuple of arguments on the stack by what the call builds."""
         function, arguments = self.pop(2)
         build = self.calls[function.name] if isinstance(function, Global) else None
         if build is None or not isinstance(arguments, tuple):
@@ -170,11 +197,12 @@ class Machine:
         self.push(build(self, *arguments))
 
     def set_state(self) -> None:
+        """Take a state from the stack and give it to the object below (`build`)."""
         (state,) = self.pop(1)
         self.build(self.stack[-1], state)
 
     def extend(self, items: list) -> None:
-        """Add to the list, set or dictionary (keys and values in turn) on top of the stack."""
+        """Add items to the container on the stack; keys and values in turn for a dictionary."""
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
@@ -187,21 +215,25 @@ class Machine:
 
 
 def key(value: object) -> str | int:
-    """`value`, if it may be a key: the hash of a deeply nested tuple would overflow the stack."""
+    """Return `value` if it may be the key of a dictionary or an item of a set: text or a number.
+
+    Raises UnpicklingError for all else: to hash a deeply nested tuple would overflow the C stack.
+    """
     if not isinstance(value, str | int):
         raise UnpicklingError("uses a key that is neither text nor a number")
     return value
 
 
 # Byte -> name of the opcode and how its argument is read.
-READERS = {
-    op.code.encode("latin-1"): (op.name, op.arg and op.arg.reader) for op in pickletools.opcodes
+READERS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
+    op.code.encode("latin-1"): (op.name, op.arg.reader if op.arg else None)
+    for op in pickletools.opcodes
 }
 # Opcodes that push their argument, and what all others do.
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINBYTES"}
 VALUES |= {"BINBYTES", "BINBYTES8", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 VALUES |= {"SHORT_BINSTRING"}  # text of Python 2
-INSTRUCTIONS: dict[str, Callable[[Machine, object], None]] = {
+INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,
     "NONE": lambda m, _: m.push(None),

@@ -10,11 +10,12 @@ a structure that takes forever to walk through.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ STORAGES = {
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
 
 
-def _ordered_dict(machine: Machine, pairs: list = ()) -> dict:
-    """Empty and filled by later opcodes, or with its items where Python 2 wrote it."""
+def _ordered_dict(machine: Machine, pairs: Collection[tuple] = ()) -> dict:
+    """A dictionary: filled by later opcodes, or with its items where Python 2 wrote it."""
     machine.budget.spend(len(pairs))
     return {key(name): value for name, value in pairs}
 
@@ -63,7 +64,11 @@ def _no_bytes(machine: Machine) -> bytes:
 
 @contextmanager
 def opened(machine: Machine, value: bytes | Blob) -> Iterator[Source]:
-    """The bytes that the program calls `value`, charged to the budget."""
+    """Context that yields a byte string of a program as a `Source`, charged to its budget.
+
+    Raises TypeError if `value` is no byte string, and UnpicklingError if the budget does not have
+    that many bytes.
+    """
     if type(value) is bytes:
         machine.budget.spend(len(value))
         yield Source(BytesIO(value), len(value))
@@ -138,6 +143,11 @@ def _array(machine: Machine, kind: Global, *_unused: object) -> np.ndarray:
 
 
 class DataMachine(Machine):
+    """Runs a pickle program that builds containers, torch tensors, and numpy arrays of numbers.
+
+    Readers of a format add the names that its programs need to `calls`.
+    """
+
     calls = {
         "collections.OrderedDict": _ordered_dict,
         "builtins.set": _set,
@@ -156,7 +166,7 @@ class DataMachine(Machine):
         "numpy._core.multiarray._reconstruct": _array,
     }
 
-    def build(self, target: object, state: object) -> None:
+    def build(self, target: object, state: Any) -> None:
         if isinstance(target, dict):
             pass  # attributes of a dictionary, such as the versions in a state dict
         elif isinstance(target, Tensor):  # of a parameter before torch 0.4
@@ -173,6 +183,7 @@ class DataMachine(Machine):
             numbers = dtype.array(data)
             if numbers.size != math.prod(shape):
                 raise EOFError(f"a numpy array of another shape has {numbers.size} numbers")
-            target.__setstate__((1, tuple(shape), numbers.dtype, bool(fortran), data))
+            content = (1, tuple(shape), numbers.dtype, bool(fortran), data)
+            target.__setstate__(content)  # type: ignore[arg-type]  # numpy asks for its own bool
         else:
             super().build(target, state)

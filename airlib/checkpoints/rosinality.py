@@ -64,20 +64,29 @@ _TORGB = {
 
 
 def read_rosinality(path: str | Path) -> Imported:
-    """The generator of a rosinality-style .pt file; nothing in it is executed."""
+    """The StyleGAN2 generator in a .pt file of rosinality's code; nothing in it is executed.
+
+    Files of StyleGAN-NADA, IPL, AIR, MindTheGap and HyperDomainNet are of that kind. Raises
+    AirlibError if the file is missing, damaged or unsafe, or holds another network.
+    """
     return from_rosinality(read_torch(path), path)
 
 
 def is_rosinality(content: Any) -> bool:
-    """Whether a loaded .pt file is of this family."""
+    """Whether the content of a .pt file holds a generator under rosinality's names.
+
+    content: what `read_torch` returned.
+    """
     return isinstance(_generator_state(content), dict)
 
 
 def from_rosinality(content: Any, path: str | Path) -> Imported:
-    """The generator in the loaded .pt file `path`.
+    """The StyleGAN2 generator in the content of a .pt file of rosinality's code.
 
-    Raises AirlibError if entries or tensors are unknown or missing, or the channel numbers or the
-    low-pass filter are not those of StyleGAN2.
+    content: what `read_torch` returned for `path`, the file that errors name. Without latent_avg,
+    the mean of 4096 mapped latents from a fixed seed stands for it. Raises AirlibError if entries
+    or tensors are unknown or missing, or the channel numbers or the low-pass filter are not those
+    of StyleGAN2.
     """
     state = _generator_state(content)
     if not isinstance(state, dict):
@@ -102,7 +111,11 @@ def from_rosinality(content: Any, path: str | Path) -> Imported:
 
 
 def to_rosinality(generator: StyleGAN2) -> dict[str, Any]:
-    """What `torch.save` needs for a file that rosinality's code and its relatives load strictly."""
+    """A generator as rosinality's code has it: what to give to `torch.save`.
+
+    The result, {"g_ema": state, "latent_avg": [w_dim]}, loads strictly in rosinality's code and in
+    its relatives (StyleGAN-NADA and others).
+    """
     ours = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
     state = {}
     for name, theirs in names(generator.config).items():
@@ -114,7 +127,7 @@ def to_rosinality(generator: StyleGAN2) -> dict[str, Any]:
 
 
 def names(config: StyleGAN2Config) -> dict[str, str]:
-    """Our name -> rosinality's, for every tensor but mapping.w_avg."""
+    """Our name -> rosinality's for the tensors of a StyleGAN2; mapping.w_avg has no name there."""
     pairs = {"synthesis.b4.const": "input.input"}
     for i in range(config.mapping_layers):
         for leaf in ("weight", "bias"):

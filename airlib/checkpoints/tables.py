@@ -33,7 +33,7 @@ SHOWN = 4  # names in an error message; more do not help
 
 @dataclass(frozen=True)
 class Imported:
-    """What an importer returns: a network of ours, not yet built.
+    """What the importer of a foreign weight file returns: one of our networks, not yet built.
 
     kind: "stylegan2", "unet", "clip" or "e4e".
     source: the foreign format in words, e.g. "NVIDIA StyleGAN2-ADA pickle".
@@ -57,11 +57,14 @@ def translate(
     *,
     path: str | Path,
 ) -> dict[str, Tensor]:
-    """Rename and transform the tensors of `source` by `table`: our name -> tensor, contiguous.
+    """Rename and transform the tensors of a foreign file: our name -> tensor, contiguous, float32.
 
-    Every rule that matches a name applies, so one tensor can fill several targets. `ignored` maps a
-    name pattern to the reason; it goes before the table. targets: the shapes to be filled, by our
-    names. `path` is the file that errors name.
+    source: the file's tensors by name. table: rules (pattern, our name, transform); the pattern is
+    a regular expression for a whole name, our name a template for `re.Match.expand` or a function
+    of the match, and None as transform means a copy. Every rule that matches a name applies, so one
+    tensor can fill several targets. ignored: pattern of names to leave out -> reason; it goes
+    before the table. targets: our name -> shape to be filled. path: the file that errors name.
+
     Raises AirlibError if a tensor is not understood, or the result is not exactly `targets`.
     """
     result: dict[str, Tensor] = {}
@@ -69,8 +72,7 @@ def translate(
     for name, tensor in ((str(key), tensor) for key, tensor in source.items()):
         if _reason(name, ignored):
             continue
-        matches = [(re.fullmatch(rule[0], name), rule) for rule in table]
-        matches = [(match, rule) for match, rule in matches if match]
+        matches = [(match, rule) for rule in table if (match := re.fullmatch(rule[0], name))]
         if not matches:
             unknown.append(name)
         for match, (_, target, transform) in matches:
@@ -90,7 +92,7 @@ def translate(
 
 
 def _single(tensor: Tensor) -> Tensor:
-    """In float32; counters stay integers."""
+    """The tensor in float32, contiguous; counters stay integers."""
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
 
 
@@ -110,13 +112,20 @@ def _apply(
 
 
 def numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers in group 1 of the names that `pattern` matches whole, such as those of layers."""
+    """The numbers that occur in tensor names, such as those of layers.
+
+    pattern: a regular expression for a whole name, with the number as its first group; other names
+    are passed over.
+    """
     matches = (re.fullmatch(pattern, str(name)) for name in names)
     return {int(match[1]) for match in matches if match}
 
 
 def ignored_names(source: Iterable[str], ignored: Mapping[str, str]) -> tuple[str, ...]:
-    """The names that `translate` leaves out, as "name: reason" (`Imported.ignored`)."""
+    """The names of `source` that `translate` leaves out, each as "name: reason".
+
+    ignored: pattern of names to leave out -> reason, as for `translate`.
+    """
     reasons = {str(name): _reason(str(name), ignored) for name in source}
     return tuple(f"{name}: {reason}" for name, reason in reasons.items() if reason)
 

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,11 @@ def _size(machine: Machine, numbers: tuple) -> tuple:
 
 
 class TorchMachine(DataMachine):
-    """A program of torch.save whose storages come from `load`."""
+    """Runs a pickle program that torch.save wrote; its storages come from `load`.
+
+    load: called with key, dtype and count of numbers, returns the storage as a tensor [count].
+    `storages` holds those loaded so far, by key.
+    """
 
     calls = DataMachine.calls | {
         "argparse.Namespace": _namespace,
@@ -58,9 +63,10 @@ class TorchMachine(DataMachine):
     def __init__(self, source: Source, budget: Budget, load: Load):
         super().__init__(source, budget)
         self.load = load
-        self.storages: dict[str, Tensor] = {}
+        self.storages: dict[str | int, Tensor] = {}
 
-    def persistent(self, identifier: tuple) -> Tensor:
+    def persistent(self, identifier: Any) -> Tensor:
+        """The storage that ("storage", type, key, device, count) stands for, loaded once."""
         kind, storage, name, _device, count, *view = identifier
         if kind != "storage" or type(name) is not str or view not in ([], [None]):
             raise UnpicklingError("refers to something that is not the numbers of a tensor")
@@ -70,15 +76,19 @@ class TorchMachine(DataMachine):
             self.storages[name] = self.load(name, STORAGES[storage.name], count)
         return self.storages[name]
 
-    def build(self, target: object, state: object) -> None:
+    def build(self, target: object, state: Any) -> None:
         if isinstance(target, argparse.Namespace) and isinstance(state, dict):
             vars(target).update(state)
         else:
             super().build(target, state)
 
 
-def read_archive(archive: zipfile.ZipFile, budget: Budget) -> object:
-    """The data in a zip of torch.save, tensors on the CPU."""
+def read_archive(archive: zipfile.ZipFile, budget: Budget) -> Any:
+    """The data in a zip that torch.save wrote, tensors on the CPU; nothing in it is executed.
+
+    budget: what the file may unpack to. Raises ValueError, or another error of a program that makes
+    no sense, if it is no such file, and UnpicklingError if it asks for more than data.
+    """
     programs = [n for n in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", n)]
     if len(programs) != 1:
         raise ValueError("a zip, but not of torch.save")
@@ -90,8 +100,13 @@ def read_archive(archive: zipfile.ZipFile, budget: Budget) -> object:
 
 def run_archive(
     archive: zipfile.ZipFile, root: str, budget: Budget, machine: type[TorchMachine]
-) -> object:
-    """What the program ROOTdata.pkl builds on `machine`, with the storages of ROOTdata/<key>."""
+) -> Any:
+    """What the program ROOTdata.pkl of a zip builds on `machine`.
+
+    root: prefix of the members, with its slash; the storages are ROOTdata/KEY. budget: what the
+    file may unpack to. Raises UnpicklingError if the program asks for more than data, and EOFError
+    or another error of a program that makes no sense if it is damaged.
+    """
 
     def member(name: str) -> bytes:
         budget.spend(archive.getinfo(root + name).file_size)
@@ -109,10 +124,12 @@ def run_archive(
     return machine(Source(BytesIO(program), len(program)), budget, load).run()
 
 
-def read_legacy(source: Source, budget: Budget) -> object:
-    """The data in the layout before torch 1.6, tensors on the CPU.
+def read_legacy(source: Source, budget: Budget) -> Any:
+    """The data in a file that torch.save wrote before torch 1.6, tensors on the CPU.
 
-    If the program is nothing but a persistent id, the result is the storage itself.
+    If the program is nothing but a persistent id, the result is the storage itself. budget: what
+    the file may unpack to. Raises UnpicklingError if it asks for more than data, and EOFError,
+    ValueError or another error of a program that makes no sense if it is damaged.
     """
     declared = 0
 
@@ -135,7 +152,7 @@ def read_legacy(source: Source, budget: Budget) -> object:
         storage = machine.storages.pop(key(name))
         if struct.unpack("<q", source.read(8)) != (len(storage),):
             raise EOFError("a storage has another length than declared")
-        source.readinto(memoryview(storage.view(torch.uint8).numpy()))
+        source.readinto(memoryview(storage.view(torch.uint8).numpy().data))
     if machine.storages:
         raise EOFError("the numbers of a tensor are missing")
     return result

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from torch import Tensor
 
@@ -29,13 +30,15 @@ from airlib.checkpoints.torch_files import read_archive, read_legacy
 from airlib.errors import AirlibError
 
 # What a program that makes no sense raises, besides UnpicklingError.
-NONSENSE = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError)
-NONSENSE += (TypeError, ValueError, struct.error, zipfile.BadZipFile)
+NONSENSE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError),
+    *(TypeError, ValueError, struct.error, zipfile.BadZipFile),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class PersistentObject:
-    """An object of NVIDIA's PyTorch code: `state` is its `__dict__`."""
+    """An object of NVIDIA's PyTorch code, such as a module: `state` is its `__dict__`."""
 
     class_name: str
     version: int
@@ -49,11 +52,12 @@ class TensorFlowNetwork:
     state: dict = field(default_factory=dict)
 
 
-def read_pickle(path: str | Path) -> object:
+def read_pickle(path: str | Path) -> Any:
     """The data in an NVIDIA pickle (protocol 2 to 4); nothing in it is executed.
 
-    Raises AirlibError if the file is missing, damaged, or holds anything but the two classes above,
-    tensors, arrays, containers, numbers and text.
+    Raises AirlibError if the file is missing, damaged, or holds anything but objects of NVIDIA's
+    code (as `PersistentObject` and `TensorFlowNetwork`), tensors, arrays, containers, numbers and
+    text.
     """
     path = regular_file(path)
     with errors_of(path, "NVIDIA pickle"), path.open("rb") as file:
@@ -62,7 +66,7 @@ def read_pickle(path: str | Path) -> object:
         return _NvidiaMachine(Source(file, size), Budget(2 * size)).run()
 
 
-def read_torch(path: str | Path) -> object:
+def read_torch(path: str | Path) -> Any:
     """The data in a file of `torch.save` (zip or older), tensors on the CPU; nothing is executed.
 
     Raises AirlibError if the file is missing, damaged, encrypted, or holds anything but tensors,
@@ -82,7 +86,10 @@ def read_torch(path: str | Path) -> object:
 
 @contextmanager
 def errors_of(path: Path, kind: str) -> Iterator[None]:
-    """Whatever a bad file raises inside, as one AirlibError."""
+    """Context that turns whatever reading a bad file raises into one AirlibError.
+
+    kind: what the file should be, in words.
+    """
     try:
         yield
     except UnpicklingError as error:
@@ -101,6 +108,7 @@ def errors_of(path: Path, kind: str) -> Iterator[None]:
 
 
 def regular_file(path: str | Path) -> Path:
+    """The path of a file that exists and is not empty; AirlibError with what to do otherwise."""
     path = Path(path)
     if path.is_symlink() and not path.exists():
         raise AirlibError(f"{path} is a link to nowhere; restore the file it points to")
@@ -164,7 +172,7 @@ class _NvidiaMachine(DataMachine):
         "torch.storage._load_from_bytes": _storage,
     }
 
-    def build(self, target: object, state: object) -> None:
+    def build(self, target: object, state: Any) -> None:
         if isinstance(target, TensorFlowNetwork) and isinstance(state, dict):
             target.state.update(state)
         else:

@@ -10,9 +10,10 @@ TOLERANCE = 1e-3  # of the value range, for resized and decoded pictures
 
 
 def checked_pictures(images: Tensor, resolution: int | None = None) -> Tensor:
-    """`images` without gradient, if they are [n, 3, H, H], n > 0, in [-1, 1].
+    """Return `images` without gradient, once they are known to be pictures.
 
-    resolution: what H must be. Raises AirlibError that says what is wrong.
+    images: [n, 3, H, H] with n > 0, finite, in [-1, 1] (up to 0.001 beyond). resolution: what H
+    must be, None for any. Raises AirlibError that says what is wrong.
     """
     wanted = "H" if resolution is None else resolution
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
@@ -35,7 +36,10 @@ def checked_pictures(images: Tensor, resolution: int | None = None) -> Tensor:
 
 
 def digest(*tensors: Tensor) -> str:
-    """Hash of the values: whether a run that continues was shown the same pictures."""
+    """Hash of the values of tensors, as float32: 16 hexadecimal digits.
+
+    A run that is continued compares it, to be sure that it is shown the same pictures as before.
+    """
     values = hashlib.sha256()
     for tensor in tensors:
         values.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import torch
 from PIL import Image
@@ -32,23 +33,34 @@ BATCH_PIXELS = 4 * 1024**2  # per batch, and at most 50 images: what `images_at_
 
 @dataclass(frozen=True, eq=False)
 class ImageSet(Sequence[Tensor]):
-    """Readable images of one size; a batch is read when it is asked for."""
+    """The images of a folder as a sequence of batches [B, 3, H, W] in [-1, 1], read when asked for.
+
+    `name` is that of the folder, `items` are its readable images and `skipped` the names of its
+    unreadable files; `size` is (width, height) in pixels. `resize`: side of the square that each
+    image is made, None for images as they are.
+    """
 
     name: str
     items: tuple[ImageItem, ...]
-    size: tuple[int, int]  # width, height in pixels
+    size: tuple[int, int]
     resize: int | None
-    skipped: tuple[str, ...]  # names of unreadable files
+    skipped: tuple[str, ...]
 
     @property
     def batch(self) -> int:
-        """Images per batch."""
+        """Images per batch, the last one excepted: at most 50, fewer where they are large."""
         return min(50, max(1, BATCH_PIXELS // (self.size[0] * self.size[1])))
 
     def __len__(self) -> int:
         return -(-len(self.items) // self.batch)
 
-    def __getitem__(self, index: int) -> Tensor:
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
         items = self.items[index * self.batch : (index + 1) * self.batch]
         if index < 0 or not items:
             raise IndexError(index)
@@ -58,10 +70,13 @@ class ImageSet(Sequence[Tensor]):
 def open_image_set(
     folder: Path, resize: int | None = None, most: int | None = None, fewest: int = 1
 ) -> ImageSet:
-    """The readable images of a folder, the first `most` of them by name.
+    """The readable images directly in a folder, the first `most` of them by name.
 
+    PNG, JPEG, WebP and BMP files count. resize: make each image a square of so many pixels a side,
+    by scaling (bicubic) and cutting around the middle; otherwise all must be of one size.
     Every file is decoded once here, so that what is wrong shows before any work is done; one
     warning counts the unreadable ones.
+
     Raises AirlibError for a missing folder, fewer than `fewest` images, and images of two sizes.
     """
     if not folder.is_dir():
@@ -94,9 +109,10 @@ def open_image_set(
 
 
 def save_images(batches: Sequence[Tensor], folder: Path) -> None:
-    """Write images [B, 3, H, W] as folder/00000.png, 00001.png, ..., 8 bits per channel.
+    """Write batches of images as folder/00000.png, 00001.png, ..., 8 bits per channel.
 
-    Raises AirlibError if other images are in the folder: a set must not mix with what is there.
+    batches: each [B, 3, H, W] in [-1, 1]. Raises AirlibError if other images are in the folder: a
+    set must not mix with what is there.
     """
     there, number = set(_names(folder)) if folder.is_dir() else set(), 0
     expected = [f"{i:05}.png" for i in range(sum(map(len, batches)))] if there else []

@@ -32,17 +32,24 @@ class Item(Protocol):
     """What a data set needs of an image; `ImageItem` is the usual one."""
 
     @property
-    def key(self) -> str: ...  # names the image within its data set
+    def key(self) -> str:
+        """The name of the image within its data set, the same on every machine."""
+
     @property
-    def path(self) -> os.PathLike: ...  # the file that holds it
-    def read(self) -> Image.Image: ...  # in mode RGB; raises AirlibError if unreadable
+    def path(self) -> os.PathLike:
+        """The file that holds the image."""
+
+    def read(self) -> Image.Image:
+        """The picture in mode RGB. Raises AirlibError, which names the file, if unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageItem:
-    """The file `root / name`, or the part of it inside `box`.
+    """One image of a data set: the file `root / name`, or the part of it inside `box`.
 
-    name: POSIX path within the data set. box: pixels, or fractions of width and height.
+    root: folder of the data set. name: POSIX path within it. box: left, top, right and bottom edge,
+    in pixels as stored or, with unit "fractions", in parts of width and height; None for the whole
+    image. Nothing is opened before `read`.
     """
 
     root: Path
@@ -52,14 +59,20 @@ class ImageItem:
 
     @property
     def key(self) -> str:
+        """The name of the image within its data set, with its box: the same on every machine."""
         return self.name if self.box is None else f"{self.name} {self.box}"
 
     @property
     def path(self) -> Path:
+        """The file that holds the image."""
         return self.root / self.name
 
     def read(self) -> Image.Image:
-        """The picture in mode RGB. Raises AirlibError, which names the file, if unreadable."""
+        """The picture in mode RGB, upright by its EXIF orientation, on white where transparent.
+
+        Raises AirlibError, which names the file, if it is missing, damaged or no image, or if the
+        box lies outside of the picture.
+        """
         with reading(self.name), Image.open(self.path, formats=FORMATS) as file:
             return rgb(ImageOps.exif_transpose(self._cut(file)))
 
@@ -76,6 +89,6 @@ class ImageItem:
 
 
 def large_enough(box: Box, smallest: float = SMALLEST_BOX) -> bool:
-    """Whether both sides of the box reach the minimum."""
+    """Whether both sides of a box (left, top, right, bottom) are at least `smallest` long."""
     left, top, right, bottom = box
     return right - left >= smallest and bottom - top >= smallest

@@ -37,18 +37,23 @@ _DAMAGED = (OSError, EOFError, ValueError, SyntaxError, LookupError, TypeError, 
 
 
 def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -> Tensor:
-    """The picture [1, 3, size, size] in [-1, 1], by the rule of this module.
+    """A picture of any kind as a tensor [1, 3, size, size] in [-1, 1].
 
-    source: path of a file, its bytes, a PIL image, or a tensor [3, h, w] or [1, 3, h, w] of floats
-    in [-1, 1] or bytes.
-    Raises AirlibError for what is no picture, a damaged file, an animation, a side below
-    `LEAST_SIDE` or more than `MOST_PIXELS`.
+    source: path of a file (BMP, GIF, JPEG, PNG, TIFF, WebP), its bytes, a PIL image, or a tensor
+    [3, h, w] or [1, 3, h, w] of floats in [-1, 1] or of bytes.
+
+    The picture is turned upright by its EXIF orientation, put on white where it is transparent,
+    made RGB, cut to the largest square around its middle, and scaled (bicubic, with antialiasing).
+
+    Raises AirlibError for what is no picture, a damaged file, an animation, a side below 16 pixels,
+    or more than 50 million pixels.
     """
     if isinstance(source, Tensor):
         return _from_tensor(source, size)
     if isinstance(source, Image.Image):
         with reading("the picture"):
             return _from_image(source, "the picture", size)
+    file: BytesIO | Path
     if isinstance(source, bytes | bytearray):
         file, name = BytesIO(source), "the picture"
     elif isinstance(source, str | Path):
@@ -65,8 +70,10 @@ def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Around the opening and decoding of a file: what Pillow raises becomes an AirlibError with
-    the file's `name`. Its warnings are dropped, most are of damaged EXIF data.
+    """Context for opening and decoding an image: what Pillow raises becomes an AirlibError.
+
+    name: what the error calls the image. Pillow's warnings are dropped; most are of damaged EXIF
+    data.
     """
     try:
         with warnings.catch_warnings():
@@ -79,8 +86,11 @@ def reading(name: str) -> Iterator[None]:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """In mode RGB, on white where the image is transparent."""
-    if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 0xFFFF):
+    """The image in mode RGB: on white where it is transparent, of 16 bits the upper 8.
+
+    Raises AirlibError for 32 bits per pixel, whose black and white are not known.
+    """
+    if image.mode == "F" or (image.mode == "I" and np.asarray(image).max() > 0xFFFF):
         raise AirlibError(
             f"an image of mode {image.mode} has 32 bits per pixel, whose black and white are "
             "anybody's guess; save it with 8 or 16"
@@ -95,17 +105,17 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The largest square around the middle, scaled to `size` pixels a side."""
+    """The largest square around the middle of an image, scaled (bicubic) to a side of `size`."""
     return ImageOps.fit(image, (size, size))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Mode RGB -> [3, H, W] in [-1, 1]."""
+    """A PIL image of mode RGB as a tensor [3, H, W] of floats in [-1, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] -> uint8, rounded to the nearest of 256 levels."""
+    """Images in [-1, 1], of any shape, as uint8: rounded to the nearest of 256 levels, clamped."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

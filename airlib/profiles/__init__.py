@@ -20,16 +20,20 @@ from airlib.errors import AirlibError
 
 
 class UnknownEntry(AirlibError, KeyError, AttributeError):
-    """A name that a profile does not have; also what `hasattr`, `in` and `.get` look for."""
+    """Raised for a name that a profile does not have; the message lists the names it has.
+
+    It is a KeyError and an AttributeError, too, so that `hasattr`, `in` and `.get` work.
+    """
 
     __str__ = AirlibError.__str__  # KeyError would print the message in quotes
 
 
 class Profile(Mapping):
-    """A read-only table of a profile; entries by item or by attribute.
+    """A read-only table of numbers: `profile.methods.air` is `profile["methods"]["air"]`.
 
     Values are bool, int, float, str, tuples of them, or tables, which are `Profile` again. `name`
-    is the name of the profile, the same in each of its tables.
+    is the name of the profile, the same in each of its tables. Raises UnknownEntry, an AirlibError,
+    for a name that is not in the table.
     """
 
     def __init__(self, name: str, values: dict[str, Any], path: str = "") -> None:
@@ -59,12 +63,12 @@ class Profile(Mapping):
         return f"Profile({self.name!r}, {self.as_dict()!r})"
 
     def as_dict(self) -> dict[str, Any]:
-        """A plain, changeable copy that JSON can hold."""
+        """A copy of the table as dictionaries and lists: it can be changed, and written as JSON."""
         return {key: _thaw(value) for key, value in self.items()}
 
 
 def profile_names() -> list[str]:
-    """The profiles that are shipped with airlib."""
+    """The names of the profiles that are shipped with airlib, sorted."""
     files = resources.files(__package__).iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
@@ -72,10 +76,10 @@ def profile_names() -> list[str]:
 def load_profile(
     name: str, overrides: Mapping[str, Any] | None = None, dry_run: bool = False
 ) -> Profile:
-    """Read the profile `name` and replace the entries named by dotted keys in `overrides`.
+    """Read the profile `name` ("tiny" or "paper") and replace the entries that `overrides` names.
 
-    dry_run: first apply the profile's own table of that name, the smallest numbers that still touch
-    everything.
+    overrides: dotted name -> value, such as {"methods.air.steps": 30}. dry_run: first apply the
+    profile's own table of that name, the smallest numbers that still touch everything.
 
     Raises AirlibError for an unknown profile, an override of an entry that the profile does not
     have or that is a table, and a value of another type than the entry (an int may stand for a
@@ -94,17 +98,25 @@ def load_profile(
 
 
 def pairs_of_role(profile: Profile, role: str) -> list[str]:
-    """Names of the pairs that are "development" (numbers were chosen on them) or "table"."""
+    """Names of a profile's pairs of one role.
+
+    role: "development" (numbers were chosen on these pairs), "table" (the reported ones), "unseen"
+    (in the training of neither CLIP nor hypernetwork); "diffusion-development" and
+    "diffusion-table" are pairs of a diffusion source.
+    """
     return [name for name, pair in profile.pairs.items() if pair.role == role]
 
 
 def method_names(profile: Profile) -> list[str]:
-    """What a pair can be adapted by: the methods, and the arms, which are methods with changes."""
+    """Names of everything that a pair can be adapted by: a profile's methods, then its arms.
+
+    An arm is a method with some of its numbers changed.
+    """
     return [*profile.methods, *profile.arms]
 
 
 def method_numbers(profile: Profile, name: str) -> dict[str, Any]:
-    """The numbers of a method, or of an arm: those of its method and what it changes.
+    """The numbers of a method as a dictionary; for an arm, its method's with the arm's changes.
 
     Raises AirlibError for an unknown name.
     """

@@ -32,7 +32,8 @@ NOTEBOOK_PACKAGES = ("ipykernel", "matplotlib", "papermill")
 class Need:
     """What a notebook asks of the machine with the paper profile, in bytes, beside its assets.
 
-    `memory` is on the graphics card, or main memory where the processor has to do it.
+    `memory` is on the graphics card, or main memory where the processor has to do it; `disk` is
+    what the results take.
     """
 
     memory: int
@@ -55,7 +56,7 @@ NEEDS = {
 
 
 def check_machine(directory: Path) -> None:
-    """Raise AirlibError unless there is room in `directory` and enough free memory for a run."""
+    """Raise AirlibError unless 0.5 GB of disk is free for `directory`, and 2 GB of memory."""
     disk, memory = shutil.disk_usage(directory).free, available_memory()
     if disk < NEEDED_DISK:
         raise AirlibError(
@@ -83,16 +84,18 @@ def available_memory() -> int | None:
 
 
 def examine(out: Path, profile: str = "tiny") -> tuple[dict[str, str], list[str]]:
-    """(what was found, what is wrong) on this machine; nothing is wrong if the list is empty.
+    """Examine the machine: (what was found, by name; what is wrong, in sentences, if anything).
 
-    With profile "paper" also each asset and each notebook: files that are missing or corrupt, and
-    memory or disk that are too small, are then problems.
+    out: the folder that a run would write to, which need not exist. Versions, device, memory, disk,
+    the weights of the tiny world and the packages of the notebooks are looked at. With profile
+    "paper" also each asset and each notebook: files that are missing or corrupt, and memory or disk
+    that are too small, are then problems. Raises AirlibError for an unknown profile.
     """
     chosen = select(profile)  # a wrong profile is the first thing to say
     found, problems = dict(versions()), []
     found["device"] = _device()
     memory = available_memory()
-    found["free memory"] = "unknown" if memory is None else _gigabytes(memory)
+    found["free memory"] = _gigabytes(memory)
     existing = next(path for path in (out, *out.absolute().parents) if path.is_dir())
     found["free disk"] = _gigabytes(shutil.disk_usage(existing).free)
     try:
@@ -197,5 +200,5 @@ def _device() -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / GIGABYTE:.1f} GB"
+def _gigabytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / GIGABYTE:.1f} GB"

@@ -25,21 +25,24 @@ from papermill.exceptions import PapermillExecutionError
 
 from airlib.errors import AirlibError
 
-logging.getLogger("papermill").setLevel(
-    logging.ERROR
-)  # airlib.reproduction.parameters has checked the cell
+# Papermill warns of unknown parameters, which airlib.reproduction.parameters has refused already.
+logging.getLogger("papermill").setLevel(logging.ERROR)
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts the interpreter that runs airlib, whatever kernels are registered on the machine."""
+    """Manager of a kernel in the interpreter that runs airlib, whatever kernels are registered."""
 
     started: ClassVar["list[ThisInterpreter]"] = []
 
     def _kernel_spec_manager_default(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])  # only ipykernel's own, which is sys.executable
 
-    async def start_kernel(self, **options: Any) -> None:
-        """Start it without the mark of a live front end: widgets and live bars hang in a batch."""
+    # The type that jupyter_client declares for this method is not that of its own asynchronous one.
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        """Start the kernel without the mark of a live front end.
+
+        Widgets and live bars would hang in a batch. options: as for `AsyncKernelManager`.
+        """
         environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
         await super().start_kernel(**{"env": environment, **options})
         self.started[:] = [self]
@@ -53,10 +56,11 @@ class ThisInterpreter(AsyncKernelManager):
 
 @contextmanager
 def ctrl_c_ends_the_kernel() -> Iterator[list[int]]:
-    """Make Ctrl-C kill the kernel besides raising KeyboardInterrupt; yields the signals received.
+    """Context in which Ctrl-C kills the notebook's kernel besides raising KeyboardInterrupt.
 
-    The exception alone is not reliable: raised inside a callback of the event loop it is lost, and
-    the notebook would go on. A killed kernel ends the wait in any case.
+    Yields the list of signals received so far. The exception alone is not reliable: raised inside a
+    callback of the event loop it is lost, and the notebook would go on. A killed kernel ends the
+    wait in any case.
     """
     received: list[int] = []
 
@@ -78,10 +82,12 @@ def ctrl_c_ends_the_kernel() -> Iterator[list[int]]:
 
 
 def execute(notebook: Path, parameters: dict[str, Any], timeout: float, label: str) -> str:
-    """Run `notebook` in its own folder and return the executed notebook as text.
+    """Run `notebook` in its own folder and return the executed notebook as text (JSON).
 
-    timeout: seconds for the whole notebook. Raises AirlibError, in one line, for the first cell
-    that fails, for a kernel that dies and for a notebook that runs too long.
+    parameters: name -> value, injected after the cell tagged `parameters`. timeout: seconds for the
+    whole notebook. label: what the progress bar says. Raises AirlibError, in one line, for the
+    first cell that fails, for a kernel that dies and for a notebook that runs too long;
+    KeyboardInterrupt for Ctrl-C.
     """
     with ctrl_c_ends_the_kernel() as received:
         try:

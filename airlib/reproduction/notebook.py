@@ -26,9 +26,11 @@ DEFAULT_OUT = "runs"
 
 
 class Session:
-    """One run of one notebook: its numbers (`profile`), its results (`record`), its `seed`.
+    """One run of one notebook, as `setup` returns it.
 
-    `overrides` are the changes that `profile` was made with, those of a dry run included.
+    `profile` holds the numbers to use, `record` (`airlib.results.Record`) collects what is
+    measured, and `seed` is the seed of the run. `overrides` are the changes that `profile` was made
+    with, those of a dry run included: dotted name -> value.
     """
 
     def __init__(self, profile: Profile, record: Record, seed: int, overrides: dict) -> None:
@@ -38,7 +40,8 @@ class Session:
         """Save `figure` as `<name>.png`, record it, and display a small version of it.
 
         `alt` says in a sentence what the figure shows: for readers who cannot see it, and as the
-        text of the output where pictures are not displayed.
+        text of the output where pictures are not displayed. Raises AirlibError for a name with
+        other characters than letters, digits, '_', '-' and '.', and for an empty `alt`.
         """
         from IPython import display, get_ipython
 
@@ -57,7 +60,7 @@ class Session:
         display.display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
 
     def finish(self) -> None:
-        """Write results.json; the last line of every notebook."""
+        """Write results.json and print the number of metrics: the last line of every notebook."""
         path = self.record.save()
         print(f"{len(self.record.metrics)} metrics saved to {path.name}")
 
@@ -70,7 +73,11 @@ def setup(
     overrides: Mapping[str, Any] | None = None,
     dry_run: bool = False,
 ) -> Session:
-    """Check the notebook's parameters, print the versions, and open its results.
+    """Begin a notebook: check its parameters, print the versions, and open its results.
+
+    notebook: its name, such as "03_air". profile: "tiny" or "paper". out_dir: where results go, to
+    `<out_dir or ./runs>/<profile>/<notebook>/`. overrides: numbers of the profile to change, such
+    as {"methods.air.steps": 30}. dry_run: use the smallest numbers that still touch everything.
 
     Raises AirlibError for a parameter that is wrong (the message lists what is allowed) and for a
     directory that cannot be written, before anything is computed.
@@ -90,7 +97,10 @@ def setup(
 
 
 def run_directory(out_dir: str | Path, profile: str, notebook: str) -> Path:
-    """Create `<out_dir or ./runs>/<profile>/<notebook>/` and make sure that it can be written."""
+    """Create the folder `<out_dir or ./runs>/<profile>/<notebook>/` and return its path.
+
+    Raises AirlibError if it cannot be written.
+    """
     _require_name(notebook, "notebook")
     directory = Path(out_dir or DEFAULT_OUT) / profile / notebook
     write_atomically(directory / "writable", lambda path: path.touch()).unlink()

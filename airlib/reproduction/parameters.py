@@ -16,7 +16,7 @@ TYPES = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict, "li
 
 
 def parameter_cell(notebook: Path) -> dict[str, Any]:
-    """The parameters of a notebook and their defaults: name -> value.
+    """The parameters of a notebook file and their defaults: name -> value.
 
     Raises AirlibError if the file is not a notebook, has no or several cells tagged `parameters`,
     or holds anything but assignments of literals in it.
@@ -41,7 +41,10 @@ def parameter_cell(notebook: Path) -> dict[str, Any]:
 def parse_parameters(
     given: Iterable[tuple[str, str]], cells: Mapping[Path, Mapping[str, Any]]
 ) -> dict[Path, dict[str, Any]]:
-    """Values for each notebook from (name, text) pairs; each goes where its name is known.
+    """Parameter values for each notebook, from the texts of a command line.
+
+    given: pairs (name, text); each goes to every notebook that knows the name. cells: notebook ->
+    its parameters and defaults, as `parameter_cell` reads them. Returns notebook -> name -> value.
 
     Raises AirlibError for a name that no notebook knows and for text that does not say a value of
     the type of the default.
@@ -58,7 +61,10 @@ def parse_parameters(
 
 
 def parse_value(name: str, text: str, kind: type) -> Any:
-    """Read `text` as a value of type `kind`: as it stands for str, as JSON for the others."""
+    """Read `text` as a value of type `kind`: as it stands for str, as JSON for the others.
+
+    Raises AirlibError, which calls the parameter `name`, if the text is no such value.
+    """
     if kind is str:
         return text
     try:
@@ -77,6 +83,8 @@ def parse_value(name: str, text: str, kind: type) -> Any:
 
 
 def _assignment(statement: ast.stmt) -> tuple[str, Any]:
+    target: ast.expr
+    declared: str | None
     if isinstance(statement, ast.AnnAssign):
         target, declared = statement.target, ast.unparse(statement.annotation)
     elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:

@@ -24,10 +24,13 @@ LARGEST = 1_000_000  # bytes of a published notebook
 def publish(
     profile: str = "tiny", out: str | Path = "runs", notebooks: str | Path | None = None
 ) -> list[Path]:
-    """Copy the outputs of every finished notebook of `out` into its source; returns the files.
+    """Copy the outputs of finished notebooks into their sources; returns the files written.
+
+    profile, out: the run, as given to `reproduce`. notebooks: folder of the sources NN_name.ipynb,
+    by default those of the checkout. A figure hero.png is copied beside them.
 
     Raises AirlibError if a notebook has not been run, was run from other sources, or would become
-    too large for the repository.
+    larger than 1 MB.
     """
     written = []
     for path in find_notebooks(notebooks):
@@ -46,7 +49,11 @@ def publish(
 
 
 def with_outputs(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """`source` with the outputs of `executed`, cell by cell."""
+    """Put the outputs of the notebook `executed` into `source`, cell by cell; returns `source`.
+
+    Execution counts begin at 1; standard error and papermill's own cell are left out. Raises
+    AirlibError if the sources of the cells differ.
+    """
     ran = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", ())]
     if [c.source for c in ran] != [c.source for c in source.cells]:
         raise AirlibError("the run was made from other sources; run airlib reproduce again")

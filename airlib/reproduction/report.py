@@ -41,8 +41,9 @@ figcaption { font-size: .9rem; max-width: 50rem; }
 def write_report(out: Path) -> Path:
     """Read every `<out>/<profile>/<notebook>/results.json` and write `<out>/report.html`.
 
-    Raises AirlibError if there are no results, and if a results file or one of its figures is
-    damaged or missing; an existing report is left as it is then.
+    Returns the path of the report: one page with all figures embedded. Raises AirlibError if there
+    are no results, and if a results file or one of its figures is damaged or missing; an existing
+    report is left as it is then.
     """
     paths = sorted(out.glob(f"*/*/{FILE_NAME}"))
     if not paths:

@@ -35,15 +35,22 @@ RUNNER_OPTIONS = {"profile": "--profile", "out_dir": "--out", "interactive": Non
 
 @dataclass(frozen=True)
 class Plan:
-    """One notebook that is to be run: its file, its parameters, where its results go."""
+    """One notebook that is to be run: its file, its parameters by name, where its results go.
+
+    `timeout` is in seconds, for the whole notebook.
+    """
 
     notebook: Path
     parameters: dict[str, Any]
     directory: Path
-    timeout: float  # seconds
+    timeout: float
 
     def fingerprint(self) -> dict[str, Any]:
-        """What must be the same for an earlier run to count as this one."""
+        """What must be the same for an earlier run to count as this one, as JSON values.
+
+        These are the parameters (without the folder of the results), the digest of the notebook's
+        cells (without outputs), and the digest of the package.
+        """
         parameters = {key: value for key, value in self.parameters.items() if key != "out_dir"}
         cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
         sources = json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
@@ -51,7 +58,7 @@ class Plan:
         return {"parameters": parameters, "notebook": digest, "airlib": airlib_digest()}
 
     def is_finished(self) -> bool:
-        """True if this notebook has run with these parameters before, and its results are whole."""
+        """Whether this notebook has run with these parameters before, and its results are whole."""
         try:
             marker = json.loads((self.directory / MARKER).read_text(encoding="utf-8"))
             load_results(self.directory / FILE_NAME)
@@ -94,7 +101,11 @@ def reproduce(
 
 
 def find_notebooks(folder: str | Path | None = None) -> list[Path]:
-    """The NN_name.ipynb files of `folder`, or of the checkout, or of ./notebooks, in order."""
+    """The files NN_name.ipynb of a folder, in order of their names.
+
+    Without `folder`: those of the checkout, or else of ./notebooks. Raises AirlibError if there are
+    none.
+    """
     checkout = Path(__file__).absolute().parents[2] / "notebooks"
     folders = [Path(folder).absolute()] if folder else [checkout, Path.cwd() / "notebooks"]
     for candidate in folders:
@@ -108,7 +119,10 @@ def find_notebooks(folder: str | Path | None = None) -> list[Path]:
 
 
 def select(notebooks: list[Path], only: Sequence[str]) -> list[Path]:
-    """The notebooks whose number or name is in `only`; all if it is empty."""
+    """The notebooks whose number ("03") or name ("03_air") is in `only`; all if `only` is empty.
+
+    Raises AirlibError for a number or name that no notebook has.
+    """
     for wanted in only:
         if not any(wanted in (path.stem, path.stem[:2]) for path in notebooks):
             known = ", ".join(path.stem for path in notebooks)
@@ -119,9 +133,12 @@ def select(notebooks: list[Path], only: Sequence[str]) -> list[Path]:
 def make_plans(
     notebooks: list[Path], profile: str, out: Path, parameters: list[tuple[str, str]]
 ) -> list[Plan]:
-    """Check profile, parameters and directories, and say what would be run.
+    """Check profile, parameters and directories; returns what is to be run, in order.
 
-    A parameter goes to every notebook that has it; one that none of them has is refused.
+    out: folder that the results of all notebooks go to. parameters: pairs (name, value as text); a
+    parameter goes to every notebook that has it. Raises AirlibError for a parameter that none of
+    them has or that the runner sets itself, for wrong values, and for a directory that cannot be
+    written.
     """
     for name, _ in parameters:
         if name in RUNNER_OPTIONS:
@@ -148,8 +165,8 @@ def make_plans(
 def run(plan: Plan, label: str) -> None:
     """Execute one notebook with papermill and mark it as finished.
 
-    Raises AirlibError with the message of the failing cell, or if the notebook ran too long, its
-    kernel died, or it left no results.
+    label: what the progress bar says. Raises AirlibError with the message of the failing cell, or
+    if the notebook ran too long, its kernel died, or it left no results.
     """
     from airlib.reproduction.execution import execute
 
@@ -170,7 +187,7 @@ def run(plan: Plan, label: str) -> None:
 
 @functools.cache
 def airlib_digest() -> str:
-    """SHA-256 over the files of the package when first asked: code, profiles and weights."""
+    """SHA-256 over all files of the package (code, profiles, weights) at the first call."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:

@@ -1,10 +1,9 @@
-"""The one training loop of the tiny world: resumable, exact, and leaving a record of what was done.
+"""The loop that trains networks from nothing: resumable, exact, and recording what was done.
 
-Every network we ship is made by `airlib train-tiny NAME`: a `Task` supplies the loss, this module
-supplies the rest. Step k draws its randomness from a stream of (seed, name, k), so a training that
-was killed and resumed ends with the same bits as one that was not. The result is a half-precision
-weight file and a JSON record beside it: command, seed, steps, minutes, loss curve, metrics,
-versions.
+A `Task` supplies networks, optimiser and loss, `TrainingRun` the rest. Step k draws its randomness
+from a stream of (seed, name, k), so a training that was killed and resumed ends with the same bits
+as one that was not. The result is a half-precision weight file and a JSON record beside it:
+command, seed, steps, minutes, loss curve, metrics, versions.
 """
 
 import platform
@@ -27,39 +26,57 @@ CURVE_POINTS = 200
 
 
 class Task(Protocol):
-    """What is trained: networks, their optimiser and loss, and how the result is measured."""
+    """What a `TrainingRun` trains: networks, optimiser and loss, and how the result is measured.
+
+    `name` names the files that are written, `steps` counts the optimiser's steps. `modules` are all
+    networks with state, averaged copies included; a checkpoint holds these and the optimiser.
+    """
 
     name: str
     steps: int
-    modules: dict[str, nn.Module]  # everything with state, averaged copies included
+    modules: dict[str, nn.Module]
     optimizer: torch.optim.Optimizer
 
     def learning_rate(self, progress: float) -> float:
-        """Learning rate at `progress` in [0, 1)."""
+        """The learning rate when the fraction `progress`, in [0, 1), of the steps is done."""
 
     def loss(self, step: int, rng: Rng) -> Tensor:
-        """Scalar loss of one step on a batch drawn with `rng`."""
+        """The scalar loss of one step, counted from 0, on a batch drawn with `rng`."""
 
     def after_step(self, step: int) -> None:
-        """Called after the optimiser's step, e.g. to update a running average."""
+        """Called after the optimiser's step, for example to update a running average."""
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics on held-out data."""
+        """Measure the networks on held-out data: name of the metric -> value."""
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
-        """Tensors and configuration of the network that is shipped."""
+        """(tensors by name, configuration as JSON values) of the network that is kept."""
 
 
 class TrainingRun:
-    """One task in one directory: trains from the last checkpoint to the end."""
+    """One training of a `Task`, with its checkpoint in a directory.
+
+        run = TrainingRun(task, Path("runs/line"), seed=0)
+        run.resume()                          # leave this out to start again
+        run.run()
+        record = run.publish(Path("weights"))
+
+    `done` counts the steps so far, `seconds` the time they took; `curve` is the list of
+    [step, loss], about 200 points over the whole training.
+    """
 
     def __init__(self, task: Task, directory: Path, seed: int):
         self.task, self.directory, self.seed = task, Path(directory), seed
         self.checkpoint = self.directory / "checkpoint.safetensors"
-        self.done, self.seconds, self.curve = 0, 0.0, []
+        self.done, self.seconds = 0, 0.0
+        self.curve: list[list[float]] = []
 
     def resume(self) -> None:
-        """Continue from the checkpoint in the directory, if there is one."""
+        """Continue from the checkpoint in the directory, if there is one.
+
+        Raises AirlibError if the checkpoint is damaged or belongs to another task, seed or number
+        of steps.
+        """
         if not self.checkpoint.exists():
             return
         tensors, config = load_tensors(self.checkpoint)
@@ -75,10 +92,12 @@ class TrainingRun:
         self.done, self.seconds, self.curve = config["done"], config["seconds"], config["curve"]
 
     def run(self) -> None:
-        """Train the remaining steps."""
+        """Train the remaining steps; a checkpoint is saved every 250 steps and at the end.
+
+        Raises AirlibError if the loss becomes NaN or infinite.
+        """
         started, before = time.perf_counter(), self.seconds
-        description = f"train-tiny {self.task.name}"
-        for step in track(range(self.done, self.task.steps), description):
+        for step in track(range(self.done, self.task.steps), f"training {self.task.name}"):
             value = self._step(step)
             if step % max(1, self.task.steps // CURVE_POINTS) == 0:
                 self.curve.append([step, round(value, 5)])
@@ -112,7 +131,11 @@ class TrainingRun:
         save_tensors(self.checkpoint, pack(states, self.task.optimizer), config)
 
     def publish(self, weights: Path) -> dict:
-        """Write NAME.safetensors (half precision) and NAME.json; returns the record."""
+        """Write NAME.safetensors (half precision) and NAME.json to `weights`; returns the record.
+
+        The record holds the command `airlib train-tiny NAME`, seed, steps, minutes, number of
+        parameters, the metrics of the task, versions and the loss curve.
+        """
         name, seed, steps = self._identity()
         tensors, config = self.task.export()
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}

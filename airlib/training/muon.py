@@ -2,10 +2,12 @@
 
 Muon (Jordan et al. 2024) replaces the momentum of a weight matrix by the nearest matrix with
 orthonormal rows or columns: every direction in which the layer can change is changed equally fast.
-For the same number of steps the world generator's loss falls clearly further than with Adam.
+For the same number of steps the loss of the tiny world's StyleGAN2 falls clearly further than with
+Adam.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +19,18 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """`matrices` [outputs, ...] move by Muon, `others` by Adam.
+    """Optimiser that moves `matrices` by Muon (Jordan et al. 2024) and `others` by Adam.
+
+    Muon replaces the momentum of a weight matrix by the nearest matrix with orthonormal rows or
+    columns (`orthogonalize`).
 
     Args:
-        matrices: weights, flattened to [outputs, everything else].
+        matrices: weights [outputs, ...], flattened to [outputs, everything else].
         others: all other parameters.
-        ratio: learning rate of the matrices over that of the others, which is `lr`.
+        lr: learning rate of the others.
+        ratio: learning rate of the matrices over `lr`.
         momentum: of the matrices.
-        betas: of Adam.
+        betas: Adam's, for the others.
     """
 
     def __init__(
@@ -38,14 +44,20 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update of every parameter that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update every parameter that has a gradient, once.
+
+        closure: if given, is called first to compute loss and gradients; its loss is returned.
+        """
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             update = self._orthogonal if group["matrix"] else self._adam
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     direction = update(parameter.grad, self.state[parameter], *group["betas"])
                     parameter.sub_(direction, alpha=group["lr"] * group["ratio"])
+        return loss
 
     def _orthogonal(self, gradient: Tensor, state: dict, momentum: float, _: float) -> Tensor:
         if not state:
@@ -67,8 +79,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """[m, n] -> about the nearest matrix with orthonormal rows (columns if m > n), scaled so that
-    its entries have unit mean square.
+    """Roughly the nearest matrix [m, n] with orthonormal rows (columns if m > n), scaled.
+
+    The scale is sqrt(max(m, n)), so that the entries have unit mean square. Five steps of the
+    Newton-Schulz iteration of Jordan et al. 2024, in bfloat16, bring every singular value to within
+    about 30 %.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

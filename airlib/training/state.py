@@ -1,8 +1,10 @@
-"""State of a running optimisation as flat named tensors, so that a checkpoint is one safetensors
-file.
+"""The state of a running optimisation as flat named tensors, so that a checkpoint is one file.
 
-tensors = pack({"net": net.state_dict()}, optimizer)     # "net/<key>", "optimizer/<index>/<key>"
-states = unpack(tensors, optimizer)                      # {"net": {...}}; the optimizer is restored
+    tensors = pack({"net": net.state_dict()}, optimizer)   # "net/KEY", "optimizer/INDEX/KEY"
+    states = unpack(tensors, optimizer)                    # {"net": {...}}, and restores optimizer
+
+Every resumable optimisation uses it: training from nothing (`airlib.training.loop`) and adaptation
+(`airlib.adaptation`).
 """
 
 import torch
@@ -14,7 +16,11 @@ State = dict[str, Tensor]
 
 
 def pack(states: dict[str, State], optimizer: torch.optim.Optimizer) -> State:
-    """Copies of all given states and of the optimiser's moments, under flat names."""
+    """Copy network states and the optimiser's moments into one dictionary of tensors.
+
+    states: name -> `state_dict()`. The result has the names "NAME/KEY" and, for the moments of the
+    INDEX-th parameter, "optimizer/INDEX/KEY".
+    """
     moments = {
         f"{index}/{key}": torch.as_tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
@@ -29,9 +35,10 @@ def pack(states: dict[str, State], optimizer: torch.optim.Optimizer) -> State:
 
 
 def unpack(tensors: State, optimizer: torch.optim.Optimizer) -> dict[str, State]:
-    """Restore the optimiser and return the other states that `pack` was given.
+    """Load the moments into `optimizer` and return the network states that `pack` was given.
 
-    Raises AirlibError if the optimiser's state does not fit its parameters.
+    tensors: what `pack` returned. Raises AirlibError if the moments do not fit the parameters of
+    `optimizer`.
     """
     groups: dict[str, State] = {}
     for name, value in tensors.items():
@@ -39,8 +46,8 @@ def unpack(tensors: State, optimizer: torch.optim.Optimizer) -> dict[str, State]
         groups.setdefault(group, {})[key] = value
     moments: dict[int, State] = {}
     for name, value in groups.pop("optimizer", {}).items():
-        index, key = name.split("/")
-        moments.setdefault(int(index), {})[key] = value
+        number, key = name.split("/")
+        moments.setdefault(int(number), {})[key] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, state in moments.items():
         fits = index < len(parameters) and all(

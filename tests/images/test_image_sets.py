@@ -110,6 +110,7 @@ def test_batches_are_read_by_name_and_when_asked_for(folder):
     assert red.round().tolist() == list(range(120))
     (folder / "119.png").unlink()
     assert torch.equal(images[0], images[0])
+    assert [torch.equal(*pair) for pair in zip(images[:2], images, strict=False)] == [True, True]
     first = open_image_set(folder, most=60)
     assert sum(map(len, first)) == 60 and torch.equal(first[0], images[0])
     with pytest.raises(IndexError):

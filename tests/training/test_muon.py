@@ -59,6 +59,23 @@ def test_others_move_as_adam_moves_them():
         torch.testing.assert_close(parameter, twin, atol=1e-6, rtol=0)
 
 
+def test_a_closure_computes_the_gradient_and_its_loss_is_returned():
+    parameters, x, y = problem()
+    twins = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    optimizer = Muon(parameters[:1], parameters[1:])
+    target = y.square().mean().item()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (x @ parameters[0].flatten(1).T + parameters[1] - y).square().mean()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == pytest.approx(target)
+    assert steps(twins, Muon(twins[:1], twins[1:]), x, y, 1) == pytest.approx(target)
+    assert all(torch.equal(a, b) for a, b in zip(parameters, twins, strict=True))
+
+
 def test_resumed_equals_uninterrupted():
     whole, x, y = problem()
     steps(whole, Muon(whole[:1], whole[1:]), x, y, 6)

@@ -1,4 +1,4 @@
-"""The training loop of the tiny world, on a regression with two parameters."""
+"""The training loop, on a regression with two parameters."""
 
 import copy
 import json
