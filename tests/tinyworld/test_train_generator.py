@@ -1,5 +1,7 @@
 """What the world generator is taught: lessons for its mapping network, then portraits."""
 
+import copy
+
 import pytest
 import torch
 
@@ -125,9 +127,10 @@ def test_shipped_convolutions_have_unit_scale_and_draw_the_same(task):
         for layer in task.average.synthesis.layers:
             layer.weight.mul_(40)
         shipped.load_state_dict(task.export()[0])
+        conditions = condition(rows(Domain("cat"), 4)).double()
         images, same = (
-            network.synthesis(network.map(z, c=condition(rows(Domain("cat"), 4))))
-            for network in (task.average, shipped)
+            network.synthesis(network.map(z.double(), c=conditions))
+            for network in (copy.deepcopy(task.average).double(), copy.deepcopy(shipped).double())
         )
     torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
     for layer in shipped.synthesis.layers:
