@@ -25,11 +25,11 @@ from airlib.errors import AirlibError
 from airlib.evaluation.protocols import PROTOCOLS
 from airlib.experiments.processes import in_processes
 from airlib.files import write_json
-from airlib.profiles import Profile, load_profile, method_names, method_numbers
+from airlib.profiles import Profile, load_profile
 from airlib.results import Metric
 from airlib.tinyworld.shipped import DIFFUSION_FOUNDATION, weights_fingerprint
 from airlib.worlds import WORLDS, World, open_world
-from airlib.worlds.numbers import changed, numbers_of
+from airlib.worlds.numbers import changed, is_method, numbers_of
 
 SHIPPED_RUNS = Path(__file__).parent / "shipped"
 SHIPPED = (
@@ -41,6 +41,12 @@ SHIPPED_DIFFUSION = SHIPPED_RUNS / "tiny_diffusion.json"  # NADA and AIR on a di
 SHIPPED_LORA = SHIPPED_RUNS / "tiny_lora.json"  # NADA there, with other ranks and layers
 SHIPPED_RATES = SHIPPED_RUNS / "tiny_diffusion_settings.json"  # both, with other rates and lengths
 SHIPPED_KNOBS = SHIPPED_RUNS / "tiny_knobs.json"  # AIR with other thresholds and intervals
+INPUTS_BEFORE = {
+    "truncation": 1.0, "mixing": 0.0, "weights": {}, "in_domain_angle": 0.0, "domain_norm": 0.0,
+    "order": "mean_then_norm", "prompt_mixing": "label", "learn_from": "previous",
+    "keep_direction": True,
+}  # fmt: skip
+"""What runs did whose records do not name these numbers of a method."""
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
@@ -128,7 +134,7 @@ def sweep(
     done, jobs, failed = {}, [], {}
     for run in todo:
         saved = (known or {}).get(run.stem.name)
-        if saved and saved["inputs"] == inputs_of(run, numbers, protocol):
+        if saved and same_inputs(saved["inputs"], inputs_of(run, numbers, protocol)):
             done[run.stem] = _with_metrics(run, saved["metrics"])
         else:
             jobs.append((run, profile, frozen, protocol))
@@ -185,7 +191,7 @@ def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
     shares = []
     for run in runs:
         there = known.get(run.stem.name)
-        if there and there["inputs"] == read_record(run.file(".json"))["inputs"]:
+        if there and same_inputs(there["inputs"], read_record(run.file(".json"))["inputs"]):
             values = {metric["name"]: metric["value"] for metric in there["metrics"]}
             shares += [abs(m.value / values[m.name] - 1) for m in run.metrics if values[m.name]]
     return max(shares) if shares else None
@@ -203,7 +209,7 @@ def recorded(path: Path, inputs: dict, key: str, make: Callable[[], Any]) -> Any
     before, else made and written there beside them, as `key`.
     """
     saved = read_record(path) if path.exists() else {}
-    if saved.get("inputs") != inputs:
+    if not same_inputs(saved.get("inputs", {}), inputs):
         path.unlink(missing_ok=True)  # `make` may overwrite what the old record describes
         saved = {"inputs": inputs, key: make()}
         write_json(path, saved)
@@ -239,19 +245,33 @@ def _job(run: Run, profile: str, overrides: tuple, protocol: str) -> Run:
 
 
 def run_inputs(pair: str, method: str, numbers: Profile, protocol: str = "quick") -> dict:
-    """What a run depends on, as JSON values."""
-    settings = method_numbers(numbers, method) if method in method_names(numbers) else {}
+    """What a run depends on, as JSON values: its pair, all numbers of its method, the weights."""
+    kind = numbers.sources[numbers.pairs[pair].source].generator
+    settings = numbers_of(numbers, method, kind) if is_method(numbers, method) else {}
     inputs = {
         "pair": numbers.pairs[pair].as_dict(), "method": settings,
         "evaluation": numbers.evaluation.as_dict(), "world": numbers.world.as_dict(),
         "networks": numbers.networks.as_dict(), "weights": weights_fingerprint(),
     }  # fmt: skip
-    if numbers.sources[numbers.pairs[pair].source].generator == "diffusion":
+    if kind == "diffusion":
         inputs["diffusion"] = numbers.diffusion.as_dict()
         inputs["weights"] = weights_fingerprint(names=DIFFUSION_FOUNDATION)
     if protocol != "quick":
         inputs["protocol"] = protocol
     return json.loads(json.dumps(inputs))
+
+
+def same_inputs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a record was made from the inputs of today.
+
+    A number of the method that the record does not name did not exist when it was made; what it has
+    become by default is what the run did then.
+    """
+    known, numbers = saved.get("method", {}), now.get("method", {})
+    missing = numbers.keys() - known.keys()
+    then = {**INPUTS_BEFORE, "templates": saved.get("world", {}).get("templates")}
+    filled = {key: then.get(key) for key in missing} | dict(known)
+    return {**saved, "method": filled} == {**now, "method": dict(numbers)}
 
 
 def inputs_of(run: Run, numbers: Profile, protocol: str) -> dict:
@@ -261,7 +281,7 @@ def inputs_of(run: Run, numbers: Profile, protocol: str) -> dict:
 
 
 def _score(run: Run, world: World, protocol: str) -> list[Metric]:
-    if run.method in method_names(world.profile):
+    if is_method(world.profile, run.method):
         adaptation = world.adapt(run.method, run.pair, run.seed, **dict(run.options))
         adaptation.save(run.file(".safetensors"))
         adapted = adaptation.apply(world.generator)

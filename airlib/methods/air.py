@@ -110,7 +110,7 @@ class AIR:
         """Nothing comes before the first step: G_t is the source, and its prompt is known."""
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
-        """{"direction"} and, from t_thresh on, {"adaptive"}: scalars, one line of Algorithm 1 each."""
+        """{"direction"} and, from t_thresh on, {"adaptive"}, scalars: Algorithm 1 by its lines."""
         t, t_adapt = step.index, step.total
         if t in self.config.anchor_steps(t_adapt):  # line 1
             G_A = self.anchor = step.adapted.copy_frozen()  # 2

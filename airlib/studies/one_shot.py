@@ -28,12 +28,13 @@ from airlib.experiments.sweep import (
     load_runs,
     recorded,
     run_inputs,
+    same_inputs,
     save_runs,
     world_of,
 )
 from airlib.generators.base import DrawnBatches
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.profiles import Profile, load_profile
+from airlib.profiles import Profile, load_profile, method_names
 from airlib.results import Metric
 from airlib.worlds import WORLDS, World
 from airlib.worlds.examples import Example, example_of
@@ -99,18 +100,17 @@ def known_metrics(numbers: Profile, path: str | Path = SHIPPED) -> list[Metric]:
     for record in load_runs(path).values():
         metrics = [Metric(**entry) for entry in record["metrics"]]
         pair, arm = metrics[0].pair, metrics[0].method
-        if pair in numbers.pairs and record["inputs"] == inputs_of(pair, arm, numbers):
-            found += metrics
+        known = arm in (*_rows(numbers.name), *method_names(numbers))
+        if pair in numbers.pairs and known:
+            if same_inputs(record["inputs"], inputs_of(pair, arm, numbers)):
+                found += metrics
     return found
 
 
 def inputs_of(pair: str, arm: str, numbers: Profile) -> dict:
     """What a run depends on, as JSON values: of the study, the part that concerns the arm."""
     study = numbers.one_shot.as_dict()
-    own = {key: study[key] for key in ("truncation", "views", "noise", "inversion")}
-    if arm in study["arms"]:
-        own["arm"] = study["arms"][arm]
-        own["loss"] = study[own["arm"]["loss"]]
+    own = {key: study[key] for key in ("truncation", "inversion")}
     return {**run_inputs(pair, arm, numbers, PROTOCOL), "one_shot": own}
 
 

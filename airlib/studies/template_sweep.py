@@ -6,8 +6,9 @@
     airlib sweep-templates         # all templates, both pairs; its file is shipped as SHIPPED
 
 Every run is NADA with the profile's numbers and scored like those of `experiments.sweep`, without
-what the study does not need. A run leaves PAIR-SEED-TEMPLATE.safetensors (the adaptation) and, last, the
-same name with .json; a run whose JSON was made from the same numbers and weights is not repeated.
+what the study does not need. A run leaves PAIR-SEED-TEMPLATE.safetensors (the adaptation) and,
+last, the same name with .json; a run whose JSON was made from the same numbers and weights is not
+repeated.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -29,10 +30,11 @@ from airlib.experiments.sweep import (
     read_record,
     recorded,
     run_inputs,
+    same_inputs,
     world_of,
 )
 from airlib.files import write_json
-from airlib.methods.nada import NADA
+from airlib.methods.nada import NADA, NADAConfig
 from airlib.methods.step import Step
 from airlib.profiles import Profile, load_profile
 from airlib.studies.prompt_templates import ENSEMBLE, KINDS, PAPER, offset_misalignment
@@ -115,7 +117,7 @@ def known_runs(numbers: Profile, path: str | Path = SHIPPED) -> list[TemplateRun
         return []
     record = read_record(Path(path))
     fits = {
-        pair: pair in numbers.pairs and inputs == run_inputs(pair, "nada", numbers)
+        pair: pair in numbers.pairs and same_inputs(inputs, run_inputs(pair, "nada", numbers))
         for pair, inputs in record["inputs"].items()
     }
     return [TemplateRun(**run) for run in record["runs"] if fits[run["pair"]]]
@@ -187,7 +189,7 @@ class _OneTemplate(NADA):
     def __init__(self, world: World, pair: str, template: str, memory: MutableMapping) -> None:
         texts = world.pair(pair)
         classes = texts.source_class, texts.target_class
-        super().__init__(world.space, *classes, templates_of(template))
+        super().__init__(world.space, *classes, NADAConfig(template))
         self.memory = memory
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
@@ -225,7 +227,7 @@ def _adapted(
     objective = _OneTemplate(
         world, run.pair, run.template, _memory(profile, source, run.seed, overrides)
     )
-    adaptation = world.adapt("nada", run.pair, run.seed, objective=objective)
+    adaptation = world.adapt(objective, run.pair, run.seed)
     adaptation.save(run.file(directory, ".safetensors"))
     images = world.batches(adaptation.apply(world.generator), numbers.evaluation.samples)
     metrics = world.score(images, run.pair, run.template, run.seed)  # no method: no truth gap

@@ -204,11 +204,13 @@ class World(ABC):
             table = own if own in method_names(self.profile) else "nada"
             numbers = numbers_of(self.profile, table, kind)
             numbers = {key: numbers[key] for key in loop_defaults()}
-            return changed(numbers, options or {}, own)
-        numbers = numbers_of(self.profile, method, kind)
-        if not is_by_picture(self.profile, method):
+            by_picture = getattr(method, "by_picture", False)
+        else:
+            own, numbers = method, numbers_of(self.profile, method, kind)
+            by_picture = is_by_picture(self.profile, method)
+        if not by_picture:
             numbers |= {key: value for key, value in texts.as_dict().items() if key in numbers}
-        return changed(numbers, options or {}, method)
+        return changed(numbers, options or {}, own)
 
     def objective(self, method: str, pair: str, numbers: Mapping[str, Any], seed: int) -> Objective:
         """The loss of a method or arm for one pair, from its `numbers`. seed: of what is random in

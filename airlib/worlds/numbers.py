@@ -42,6 +42,11 @@ def method_of(profile: Profile, name: str) -> str:
     return name
 
 
+def is_method(profile: Profile, name: str) -> bool:
+    """Whether a name is that of a method or arm, and not of a reference row such as "source"."""
+    return name in METHODS or name in profile.arms
+
+
 def is_by_picture(profile: Profile, name: str) -> bool:
     """Whether a method or arm is shown a picture of the target instead of being told in words."""
     return getattr(method_class(method_of(profile, name)), "by_picture", False)

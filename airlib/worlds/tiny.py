@@ -15,8 +15,7 @@ from airlib.evaluation.features import PAIRED, Reference
 from airlib.evaluation.protocols import Scores
 from airlib.evaluation.truth_gap import GapReference, TruthGap
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.methods.registry import METHODS
-from airlib.profiles import Profile, method_names
+from airlib.profiles import Profile
 from airlib.results import Metric
 from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
@@ -31,7 +30,7 @@ from airlib.tinyworld.train_generator import (
     world_generator,
 )
 from airlib.worlds.base import World
-from airlib.worlds.numbers import is_by_picture
+from airlib.worlds.numbers import is_by_picture, is_method
 
 SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
 GAP_SAMPLES = 96  # latents of a truth gap
@@ -133,7 +132,7 @@ class TinyWorld(World):
 
 def _is_told_in_words(profile: Profile, method: str) -> bool:
     """Whether a name in results is that of a method with a text direction to compare with."""
-    return method in {*method_names(profile), *METHODS} and not is_by_picture(profile, method)
+    return is_method(profile, method) and not is_by_picture(profile, method)
 
 
 def _restricted(domain: Domain, network: str = GeneratorTask.name) -> StyleGAN2:
