@@ -31,7 +31,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     commands: name -> function, for every name below.
     """
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
     )

@@ -11,9 +11,10 @@ All intervals cover 95 %. Randomness comes from the `torch.Generator` passed in.
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class PairedDifference:
 
 
 def paired_difference(
-    first: Mapping[Hashable, float], second: Mapping[Hashable, float], rng: torch.Generator
+    first: Mapping[Any, float], second: Mapping[Any, float], rng: torch.Generator
 ) -> PairedDifference:
     """Compare two methods run on the same keys, e.g. {("human-baby", seed): value, ...}.
 

@@ -3,6 +3,7 @@
     methods = ["air"]                     # methods and arms of the profile
     pairs = ["human-baby", "human-cat"]   # or: role = "table"
     seeds = [0, 1]
+    imports = ["my_methods"]              # modules that register methods of your own, if any
     [options]                             # numbers of the methods; every combination is run
     t_int = [0.05, 0.1, 0.2]
     t_thresh = [0.3, 0.6]
@@ -33,6 +34,7 @@ class Plan:
     """What a sweep runs; the fields but `command` are the keys of its file.
 
     pairs: instead of those of a role. options: of `multiplied`. overrides: of `load_profile`.
+    imports: modules that register methods or parameterizations of your own.
     """
 
     profile: str = "tiny"
@@ -43,6 +45,7 @@ class Plan:
     protocol: str = "quick"
     options: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    imports: tuple[str, ...] = ()
     command: str = ""  # that repeats it, for the record
 
     @classmethod
@@ -56,7 +59,9 @@ class Plan:
                 raise AirlibError(f"{key} must be {what}, not {value!r}")
         if "role" in values and "pairs" in values:
             raise AirlibError("role and pairs are two ways to name the same; choose one")
-        frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        frozen: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         return cls(**frozen, command=command)
 
     @classmethod
@@ -85,7 +90,7 @@ def _not(key: str, value: Any) -> str | None:
     """What the value of a key should have been, if it is something else."""
     if key in ("options", "overrides"):
         return None if isinstance(value, dict) else "a table"
-    if key in ("methods", "pairs", "seeds"):
+    if key in ("methods", "pairs", "seeds", "imports"):
         kind, what = (int, COUNTS) if key == "seeds" else (str, WORDS)
         good = isinstance(value, list) and value and all(type(entry) is kind for entry in value)
         return None if good and (kind is str or min(value) >= 0) else what
@@ -132,7 +137,7 @@ def run_plan(
         runs = sweep(
             plan.profile, plan.methods, plan.chosen_pairs(), plan.seeds, directory,
             _hashable(plan.overrides), workers, protocol=plan.protocol,
-            options=multiplied(plan.options), scheduler=scheduler,
+            options=multiplied(plan.options), scheduler=scheduler, imports=plan.imports,
         )  # fmt: skip
     except FailedRuns as failed:
         runs, errors = failed.done, failed.errors

@@ -12,8 +12,9 @@ airlib and must see the same directories. A process runs one job at a time, with
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import islice
 from logging import CRITICAL
 from typing import TYPE_CHECKING, Any
@@ -62,16 +63,18 @@ def in_processes(
                 raise error
 
 
-def _one_by_one(job: Callable, jobs: Iterable[tuple]) -> Iterator[Outcome]:
+def _one_by_one(job: Callable, jobs: Iterable[tuple]) -> Generator[Outcome]:
     for arguments in jobs:
-        yield _outcome(arguments, lambda arguments=arguments: job(*arguments))
+        yield _outcome(arguments, partial(job, *arguments))
 
 
 def _by_dask(
     job: Callable, jobs: Sequence[tuple], workers: int, scheduler: str | None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
+    from distributed import Future
+
     with _client(min(workers, len(jobs)), scheduler) as client:
-        waiting, running = iter(jobs), {}
+        waiting, running = iter(jobs), dict[Future, tuple]()
         while True:
             # As many as there are threads: with a worker dies its job, not a queue of them.
             free = max(1, sum(client.nthreads().values())) - len(running)

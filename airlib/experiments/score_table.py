@@ -28,7 +28,7 @@ class Scored:
     skipped: tuple[str, ...] = ()  # unreadable files
 
     @property
-    def owner(self) -> tuple[str | None, str, int | None]:
+    def owner(self) -> tuple[str | None, str | None, int | None]:
         first = self.scores.metrics[0]
         return first.pair, first.method, first.seed
 
@@ -68,8 +68,8 @@ class Report:
         for one in self.scored:
             pair, method, seed = one.owner
             what = " ".join(str(part) for part in (method, pair and f"on {pair}") if part)
-            seed = "" if seed is None else f", seed {seed}"
-            lines += [f"{one.name}: {what}{seed}, protocol {self.protocol}"]
+            by_seed = "" if seed is None else f", seed {seed}"
+            lines += [f"{one.name}: {what}{by_seed}, protocol {self.protocol}"]
             lines += _columns([_row(metric) for metric in one.scores.metrics])
             lines += [f"  not measured: {k}: {why}" for k, why in one.scores.omitted.items()]
         return "\n".join(lines + self.comparison())

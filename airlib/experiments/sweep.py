@@ -13,12 +13,17 @@ from the same numbers and weights is not repeated. A method may also be a refere
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from torch import Tensor
 
 from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
@@ -104,6 +109,7 @@ def sweep(
     directory: str | Path, overrides: dict | None = None, workers: int = 2,
     rows: Sequence[str] | None = None, known: dict | None = None, protocol: str = "quick",
     options: Sequence[Mapping[str, Any]] = ({},), scheduler: str | None = None,
+    imports: Sequence[str] = (),
 ) -> list[Run]:  # fmt: skip
     """Run and score everything that is not on disk yet, and the reference `rows` of every pair
     (default: those of the profile's world).
@@ -111,10 +117,13 @@ def sweep(
     methods: names of the profile's methods and arms. protocol: of `evaluation.protocols`. known:
     finished runs from elsewhere (`load_runs`), taken over where weights and numbers are the same;
     only their metrics exist, not their adaptations. options: every method is run with each of
-    these changes of its numbers. workers, scheduler: see `in_processes`.
+    these changes of its numbers. workers, scheduler: see `in_processes`. imports: modules that
+    register methods or parameterizations of your own, imported in every worker too; the current
+    directory counts.
     Raises AirlibError for unknown names before anything runs, and FailedRuns when all others are
     done.
     """
+    import_all(imports)
     numbers, directory = load_profile(profile, overrides), Path(directory).absolute()
     check_pairs(numbers, pairs)
     if protocol not in PROTOCOLS:
@@ -131,13 +140,15 @@ def sweep(
     ]  # fmt: skip
     _check_names(todo)
     frozen = tuple(sorted((overrides or {}).items()))
-    done, jobs, failed = {}, [], {}
+    done: dict[Path, Run] = {}
+    jobs: list[tuple] = []
+    failed: dict[str, Exception] = {}
     for run in todo:
         saved = (known or {}).get(run.stem.name)
         if saved and same_inputs(saved["inputs"], inputs_of(run, numbers, protocol)):
             done[run.stem] = _with_metrics(run, saved["metrics"])
         else:
-            jobs.append((run, profile, frozen, protocol))
+            jobs.append((run, profile, frozen, protocol, tuple(imports)))
 
     def note(job: tuple, error: Exception) -> None:
         failed[job[0].stem.name] = error
@@ -232,8 +243,25 @@ def world_of(profile: str, source: str, overrides: tuple) -> World:
     return open_world(load_profile(profile, dict(overrides)), source)
 
 
-def _job(run: Run, profile: str, overrides: tuple, protocol: str) -> Run:
+def import_all(modules: Sequence[str]) -> None:
+    """Import modules by name, also from the current directory; AirlibError if one cannot be."""
+    for name in modules:
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise AirlibError(
+                f"cannot import {name!r} ({error}); run from the directory that holds it, or "
+                "install it"
+            ) from error
+
+
+def _job(
+    run: Run, profile: str, overrides: tuple, protocol: str, imports: Sequence[str] = ()
+) -> Run:
     """Run, score and save; or read what an earlier call saved."""
+    import_all(imports)
     numbers = load_profile(profile, dict(overrides))
 
     def make() -> list[dict]:
@@ -285,7 +313,7 @@ def _score(run: Run, world: World, protocol: str) -> list[Metric]:
         adaptation = world.adapt(run.method, run.pair, run.seed, **dict(run.options))
         adaptation.save(run.file(".safetensors"))
         adapted = adaptation.apply(world.generator)
-        batches = world.batches(adapted, world.profile.evaluation.samples)
+        batches: Iterable[Tensor] = world.batches(adapted, world.profile.evaluation.samples)
     else:
         batches = world.row(run.method, run.pair)
     metrics = world.score(batches, run.pair, run.method, run.seed, protocol)

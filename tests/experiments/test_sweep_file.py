@@ -16,9 +16,11 @@ import torch
 from distributed import LocalCluster
 
 from airlib.cli.commands import main
+from airlib.errors import AirlibError
 from airlib.evaluation.comparison import summary
 from airlib.experiments.plan import Plan, multiplied, read_plan, run_plan
 from airlib.experiments.sweep import FailedRuns, Run, load_runs, run_inputs, sweep
+from airlib.methods.registry import METHODS
 from airlib.profiles import load_profile
 from airlib.results import Metric
 
@@ -274,3 +276,76 @@ def test_workers_of_any_scheduler_make_the_same_table(plan_file, table, tmp_path
         address = cluster.scheduler_address
         path, errors = run_plan(read_plan(plan_file), "out", scheduler=address)
         assert not errors and path.read_bytes() == table.read_bytes()
+
+
+# --- methods of one's own ------------------------------------------------------------------------
+
+OWN = '''
+from dataclasses import dataclass
+
+from airlib.methods.registry import register_method
+from airlib.methods.step import WithoutMemory
+
+
+@dataclass(frozen=True)
+class GlobalClipConfig:
+    strength: float = 1.0
+
+
+class GlobalClip(WithoutMemory):
+    """1 - cos(E_I(image), E_T(target)): StyleGAN-NADA's "global" loss."""
+
+    Config = GlobalClipConfig
+
+    def __init__(self, space, target_class, config):
+        self.space, self.config = space, config
+        self.texts = space.embed_text([f"a photo of a {target_class}"])
+        self.settings = {"method": "own_global", "target": target_class}
+
+    @classmethod
+    def of(cls, task, config, seed):
+        return cls(task.space, task.target_class, config)
+
+    def __call__(self, step):
+        distance = self.space.weighted(
+            lambda x, text: (1 - x @ text[0]).mean(), step.adapted_embeddings, self.texts
+        )
+        return {"global": self.config.strength * distance}
+
+
+register_method("own_global", GlobalClip)
+'''
+PLAN_OF_OWN = """
+imports = ["own_method_of_a_test"]
+methods = ["own_global"]
+pairs = ["photo-sketch"]
+seeds = [0]
+[options]
+steps = 2
+strength = [1.0, 3.0]
+[overrides]
+"evaluation.samples" = 8
+"evaluation.references" = 16
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_method_of_one_s_own_is_swept_without_touching_the_package(
+    tmp_path, monkeypatch, workers
+):
+    (tmp_path / "own_method_of_a_test.py").write_text(OWN)
+    (tmp_path / "own.toml").write_text(PLAN_OF_OWN)
+    monkeypatch.chdir(tmp_path)
+    path, errors = run_plan(read_plan("own.toml"), tmp_path / "runs", workers=workers)
+    runs = load_runs(path)
+    names = {f"photo-sketch-own_global-0-steps=2-strength={s}" for s in ("1.0", "3.0")}
+    assert not errors and names <= set(runs)
+    assert all(runs[name]["inputs"]["method"]["strength"] == 1.0 for name in names)  # the default
+    METHODS.pop("own_global", None)  # for the other tests
+    sys.modules.pop("own_method_of_a_test", None)
+
+
+def test_a_module_that_is_not_there_is_named_before_anything_runs(tmp_path):
+    plan = Plan.of({"imports": ["no_such_module_anywhere"], "methods": ["nada"]})
+    with pytest.raises(AirlibError, match="cannot import 'no_such_module_anywhere'"):
+        run_plan(plan, tmp_path)
