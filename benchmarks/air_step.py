@@ -50,7 +50,7 @@ from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.ipl import IPL, IPLConfig
 from airlib.methods.nada import NADA
-from airlib.methods.prompt_learning import CONTEXT, PromptConfig, interpolated_prompt
+from airlib.methods.prompt_learning import CONTEXT, interpolated_prompt
 from airlib.methods.svl import SVL, SVLConfig
 from airlib.parameterizations.stylegan2 import SELECTION_BATCH, adaptive_layers, synthesis
 from airlib.seeding import rng
