@@ -24,13 +24,8 @@ from airlib.methods.prompt_learning import PromptConfig
 from airlib.methods.regularizers import InDomainAngle
 from airlib.methods.step import Objective
 from airlib.methods.svl import SVL, SVLConfig
-from airlib.parameterizations.lora import diffusion_parameterization
-from airlib.parameterizations.stylegan2 import (
-    PARAMETERIZATIONS,
-    WITH_MAPPING,
-    Parameterization,
-    adaptive_layers,
-)
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.registry import parameterization_named
 from airlib.profiles import Profile, method_numbers
 from airlib.results import Metric
 from airlib.seeding import rng
@@ -180,6 +175,9 @@ class World(ABC):
         changed = dict(options)
         loop = {key: options.pop(key) for key in ("mixing", "weights") if key in options}
         numbers = self.numbers(method, pair, options) | loop
+        moving = self.parameterization(numbers["parameterization"], pair)
+        numbers["parameterization"] = moving.name
+        changed |= {"parameterization": moving.name} if "parameterization" in changed else {}
         config = AdaptationConfig(
             **{k: numbers[k] for k in ("steps", "batch", "learning_rate", "views", "noise")},
             **{k: numbers[k] for k in ("mixing", "weights") if k in numbers},
@@ -188,12 +186,12 @@ class World(ABC):
         )
         labels = {"profile": self.profile.name, "method": method, "pair": pair, "numbers": numbers}
         labels |= {"options": changed} if changed else {}
-        name, weight = numbers["parameterization"], numbers.get("in_domain_angle", 0.0)
+        weight = numbers.get("in_domain_angle", 0.0)
         regularizers += [InDomainAngle(weight)] if weight else []
-        source = self.generator.with_mapping() if name in WITH_MAPPING else self.generator
+        source = self.generator.with_mapping() if moving.whole else self.generator
         return adapt(
             source, self.space, objective or self.objective(method, pair, numbers, seed),
-            self.parameterization(name, pair), config, directory, labels, on_step, regularizers,
+            moving, config, directory, labels, on_step, regularizers,
         )  # fmt: skip
 
     def objective(self, method: str, pair: str, numbers: dict, seed: int) -> Objective:
@@ -204,18 +202,14 @@ class World(ABC):
         loss = self.profile.arms[method].method if method in self.profile.arms else method
         return OBJECTIVES[loss](self.space, *classes, templates, numbers, seed)
 
-    def parameterization(self, name: str, pair: str) -> Parameterization:
-        """One of `PARAMETERIZATIONS`, or layersK (adaptive selection of K layers); for a diffusion
-        model see `diffusion_parameterization`.
+    def parameterization(self, what: str | Parameterization, pair: str) -> Parameterization:
+        """What may move, by name or as it is, for the target of one pair.
+
+        Raises AirlibError for an unknown name; one that does not fit the generator is refused when
+        it is attached.
         """
-        if self.draws_by_diffusion:
-            return diffusion_parameterization(name)
-        if name in PARAMETERIZATIONS:
-            return PARAMETERIZATIONS[name]()
-        if name.startswith("layers") and name[6:].isdigit():
-            return adaptive_layers(int(name[6:]), self.space, self.pair(pair).target_class)
-        known = ", ".join(PARAMETERIZATIONS)
-        raise AirlibError(f"unknown parameterization {name!r}; choose from {known}, layersK")
+        moving = parameterization_named(what) if isinstance(what, str) else what
+        return moving.bind(self.space, self.pair(pair).target_class)
 
     def numbers(self, method: str, pair: str, options: dict) -> dict:
         """The profile's numbers of a method for one pair, changed by `options`."""
