@@ -27,7 +27,8 @@ from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors, write_text
 from airlib.generators.base import Generator
 from airlib.methods.step import Objective, Regularizer, Step
-from airlib.parameterizations.stylegan2 import Parameterization
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.registry import current_name, parameterization_of
 from airlib.progress import track
 from airlib.seeding import rng
 from airlib.training.state import pack, unpack
@@ -89,31 +90,35 @@ def fingerprint(module: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What adaptation changed: the tensors that moved, how, and from which source."""
+    """What adaptation changed: the tensors that moved, how, and from which source.
+
+    tensors: by their names in the adapted generator. config: JSON, with the `fingerprint` of the
+    source and the name of the parameterization. log: one entry per step, and events. made_by: the
+    parameterization itself, which `adapt` leaves here; without it `apply` makes it by its name.
+    """
 
     tensors: dict[str, Tensor]
     config: dict
     log: list[dict] = field(default_factory=list)
+    made_by: Parameterization | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def parameterization(self) -> Parameterization:
+        """What moved. AirlibError if it is not registered here: see `register_parameterization`."""
+        return self.made_by or parameterization_of(self.config, self.tensors)
 
     def apply(self, source: Generator) -> Generator:
-        """The adapted generator; raises AirlibError for another source than it was made from."""
+        """The adapted generator: a frozen copy of `source`.
+
+        Raises AirlibError for another source than it was made from, for a parameterization that is
+        not registered, and for tensors that do not fit.
+        """
         if fingerprint(source) != self.config["source"]:
             raise AirlibError(
                 "this adaptation was made from another source generator; open the world it names: "
                 + json.dumps(self.config.get("labels", {}))
             )
-        adapted = source.copy_frozen()
-        try:
-            _, unknown = adapted.load_state_dict(self.tensors, strict=False)
-        except RuntimeError as error:
-            raise AirlibError(
-                "this adaptation holds tensors of other shapes; make it again"
-            ) from error
-        if unknown:
-            raise AirlibError(
-                f"this adaptation holds unknown tensors ({unknown[0]}); make it again"
-            )
-        return adapted
+        return self.parameterization.applied(source, self.tensors)
 
     def save(self, path: str | Path) -> Path:
         """One safetensors file, configuration in its header, and beside it the log as .jsonl."""
@@ -186,6 +191,7 @@ class _Run:
         self.header = {
             "source": fingerprint(source),
             "parameterization": parameterization.name,
+            "parameterization_module": parameterization.module,
             "objective": objective.settings,
             "regularizers": [term.settings for term in regularizers],
             "adaptation": asdict(config),
@@ -266,7 +272,9 @@ class _Run:
     def resume(self, path: Path) -> None:
         """Continue from `path`; refuses a checkpoint of other settings."""
         tensors, config = load_tensors(path)
-        if any(config.get(key) != value for key, value in self.header.items()):
+        saved = {**config, "parameterization": current_name(config.get("parameterization", ""))}
+        saved["parameterization_module"] = self.parameterization.module  # it may have moved
+        if any(saved.get(key) != value for key, value in self.header.items()):
             raise AirlibError(
                 f"{path} belongs to other settings; delete it or choose another directory"
             )
@@ -286,7 +294,7 @@ class _Run:
         terms = {name for entry in self.log for name in entry}
         if unused := [name for name in self.config.weights if name not in terms]:
             warnings.warn(f"weights name terms that this loss did not have: {unused}", stacklevel=3)
-        return Adaptation(self._trained(), self.header, self.log)
+        return Adaptation(self._trained(), self.header, self.log, self.parameterization)
 
 
 def _write_log(path: Path, log: list[dict]) -> None:

@@ -22,7 +22,8 @@ from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
 from airlib.methods.step import Step
-from airlib.parameterizations.stylegan2 import Parameterization, affine, synthesis
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.stylegan2 import affine, synthesis
 from airlib.seeding import rng
 
 SOURCE, SPACE = small_generator(), small_space()

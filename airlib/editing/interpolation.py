@@ -7,10 +7,11 @@ r"""Interpolation: between latents, between models, and how smooth the way is.
     smoothness(frames, perceptual)                  path length and largest step of drawn images
 
 A mixture is an adaptation like any other. What is added are differences to the source, linear in
-alpha: those of weights, of domain vectors (d - 1) and of the products B A of LoRA, whose ranks add
-up. So alpha = 0 is the source, alpha = 1 the target, both bit for bit, and from target to target
-the shares are (1 - alpha, alpha). Shares beyond 0 and 1 are allowed: they exaggerate or invert what
-an adaptation did, and nothing promises a good image there.
+alpha: those of weights, of domain vectors (d - 1), of singular values, and of the products B A of
+LoRA, whose ranks add up; each parameterization says how its tensors mix (`mixed`). So alpha = 0 is
+the source, alpha = 1 the target, both bit for bit, and from target to target the shares are
+(1 - alpha, alpha). Shares beyond 0 and 1 are allowed: they exaggerate or invert what an adaptation
+did, and nothing promises a good image there.
 
 AIR's code eases its steps by a cosine (12 between latents, 6 between models) and interpolates
 latents in z: `generator.map(walk(z_a, z_b, 12, "cosine"))`; its text says w. Coarse from a walk and
@@ -28,8 +29,7 @@ from torch import Tensor
 from airlib.adaptation import Adaptation, fingerprint
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator
-from airlib.generators.stylegan2_layers import DOMAIN_PARAMETERS
-from airlib.parameterizations.lora_layers import combine_lora
+from airlib.parameterizations.base import Parameterization, check, joined, load
 
 Kind = Literal["linear", "spherical", "cosine"]
 
@@ -88,22 +88,26 @@ def mix(
 ) -> Adaptation:
     """An adaptation that changes the weights by sum_i shares_i times what adaptation i changes.
 
-    Raises AirlibError for adaptations of another source, for LoRA beside other tensors (which would
-    have to be merged first), and for shares that are not one finite number each.
+    Adaptations of different parameterizations are mixed if these can act together (weights and
+    domain vectors can; LoRA and whole weights, singular values and whole weights cannot).
+
+    Raises AirlibError for those that cannot, for adaptations of another source, and for shares that
+    are not one finite number each.
     """
     return Blend(source, adaptations).mixture(shares)
 
 
 class Blend:
-    """Models of one source at any shares. The source is compared with that of the adaptations here
-    and never again, because hashing it takes longer than mixing; so it must not change.
+    """Models of one source at any shares: `Blend(source, adaptations)(shares)`.
 
-    Raises AirlibError as `mix`.
+    The source is compared with that of the adaptations here and never again, because hashing it
+    takes longer than mixing; so it must not change. Raises AirlibError as `mix`.
     """
 
     def __init__(self, source: Generator, adaptations: Sequence[Adaptation]) -> None:
         self.source, self.adaptations = source, list(adaptations)
         self.made_from = fingerprint(source)
+        self._attached: dict[str, tuple[Generator, dict[str, Tensor]]] = {}
         for adaptation in adaptations:
             if adaptation.config["source"] != self.made_from:
                 raise AirlibError(
@@ -112,7 +116,7 @@ class Blend:
                 )
 
     def mixture(self, shares: Sequence[float]) -> Adaptation:
-        """See `mix`."""
+        """The mixture in these shares, one for each adaptation, as an adaptation; see `mix`."""
         made, n = self.adaptations, len(self.adaptations)
         if not n or n != len(shares) or not all(map(math.isfinite, shares)):
             raise AirlibError(
@@ -123,37 +127,66 @@ class Blend:
         parts = parts or [(made[0], 0.0)]
         if [share for _, share in parts] == [1.0]:
             return parts[0][0]
-        mixture = [{"share": share, **made.config} for made, share in parts]
-        config = {"source": self.made_from, "mixture": mixture}
-        return Adaptation(_mixed(self.source, parts), config)
+        moving, tensors = self._mixed(parts)
+        config = {
+            "source": self.made_from,
+            "parameterization": moving.name,
+            "parameterization_module": moving.module,
+            "mixture": [{"share": share, **made.config} for made, share in parts],
+        }
+        return Adaptation(tensors, config, made_by=moving)
 
     def __call__(self, shares: Sequence[float]) -> Generator:
-        """The same bits as `mix(source, adaptations, shares).apply(source)`."""
-        blended = self.source.copy_frozen()
-        blended.load_state_dict(self.mixture(shares).tensors, strict=False)
+        """The generator at these shares: the same bits as `mix(...).apply(source)`."""
+        mixture = self.mixture(shares)
+        attached, neutral = self._attach(mixture.parameterization)
+        blended = attached.copy_frozen()
+        parameters = dict(blended.named_parameters(remove_duplicate=False))
+        load({name: parameters[name] for name in neutral}, mixture.tensors)
         return blended
 
+    def _mixed(
+        self, parts: Sequence[tuple[Adaptation, float]]
+    ) -> tuple[Parameterization, dict[str, Tensor]]:
+        """What moved in the mixture, and its tensors: each family is mixed by its own rule, and
+        where two families share a tensor, their changes add up.
+        """
+        tensors: dict[str, Tensor] = {}
+        kinds = []
+        for group in self._families(parts).values():
+            first, (_, neutral) = group[0][0], self._attach(group[0][0])
+            kind, mixed = first.mixed(neutral, [one[1] for one in group], [one[2] for one in group])
+            kinds.append(kind)
+            for name, value in mixed.items():
+                before = tensors.get(name)
+                tensors[name] = value if before is None else before + (value - neutral[name])
+        moving = joined(kinds)
+        self._attach(moving)  # refuses what cannot act together
+        return moving, tensors
 
-def _mixed(source: Generator, parts: list[tuple[Adaptation, float]]) -> dict[str, Tensor]:
-    are_lora = [".lora_" in name for made, _ in parts for name in made.tensors]
-    if any(are_lora):
-        if not all(are_lora):
-            raise AirlibError("LoRA can be mixed with LoRA only; train the others as LoRA too")
-        return combine_lora([made.tensors for made, _ in parts], [share for _, share in parts])
-    weights, mixed = source.state_dict(), {}
-    for made, share in parts:
-        for name, value in made.tensors.items():
-            unchanged = weights[name].to(value) if name in weights else _neutral(name, value)
-            mixed[name] = mixed.get(name, unchanged) + share * (value - unchanged)
-    return mixed
+    def _families(
+        self, parts: Sequence[tuple[Adaptation, float]]
+    ) -> dict[str, list[tuple[Parameterization, dict[str, Tensor], float]]]:
+        """family -> (parameterization, its tensors, share) of all parts of the adaptations."""
+        families: dict[str, list[tuple[Parameterization, dict[str, Tensor], float]]] = {}
+        for made, share in parts:
+            left = dict(made.tensors)
+            check(self._attach(made.parameterization)[1], left)
+            for part in made.parameterization.parts:
+                _, neutral = self._attach(part)
+                state = {n: left.pop(n).to(v.device) for n, v in neutral.items() if n in left}
+                families.setdefault(part.family, []).append((part, state, share))
+        return families
 
-
-def _neutral(name: str, value: Tensor) -> Tensor:
-    """What changes nothing, for tensors that the source does not have: a domain vector of ones,
-    TargetCLIP's direction of zeros.
-    """
-    is_domain = name.rpartition(".")[2] in DOMAIN_PARAMETERS.values()
-    return torch.ones_like(value) if is_domain else torch.zeros_like(value)
+    def _attach(self, moving: Parameterization) -> tuple[Generator, dict[str, Tensor]]:
+        """A copy of the source with `moving` attached, and its tensors, which change nothing yet;
+        made once for each name.
+        """
+        if moving.name not in self._attached:
+            copy = self.source.copy_frozen()
+            neutral = {name: p.detach() for name, p in moving.attach(copy).items()}
+            self._attached[moving.name] = copy.requires_grad_(False).eval(), neutral
+        return self._attached[moving.name]
 
 
 # --- smoothness ----------------------------------------------------------------------------------

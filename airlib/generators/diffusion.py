@@ -12,7 +12,6 @@ its gradient is needed (same gradient, a third more time), and `gradient_steps =
 last k steps (another, shorter-sighted gradient; time saved as well).
 """
 
-import copy
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from airlib.errors import AirlibError
-from airlib.generators.base import Noise
+from airlib.generators.base import Generator, Noise
 from airlib.generators.solver import dpm_solver
-from airlib.parameterizations.lora_layers import restore_lora
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
 IMAGE_CHANNELS = 3
 
 
-class DiffusionGenerator(nn.Module):
-    """`unet` sampled with DPM-Solver; satisfies `airlib.generators.base.Generator`.
+class DiffusionGenerator(Generator):
+    """`unet` sampled with DPM-Solver.
 
     Args:
         unet: predicts noise (3 output channels), or noise and variance (6; the variance is not
@@ -75,17 +73,14 @@ class DiffusionGenerator(nn.Module):
         return torch.randn(shape, generator=rng).to(self.unet.device)
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """z as it is: there is no mapping network."""
+        """z [n, 3, H, W] as it is: there is no mapping network. AirlibError for a truncation."""
         if truncation != 1.0:
             # Noise of a smaller scale is no sample at time T: the model was never shown any.
             raise AirlibError("a diffusion model has no truncation; sample it with truncation 1")
         return z
 
-    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
-        return self.map(self.sample_z(n, rng), truncation)
-
     def sample_noise(self, n: int, rng: Rng) -> list[Tensor]:
-        """No noise maps: x_T is all the noise there is."""
+        """An empty list: a diffusion model has no noise maps, x_T is all the noise there is."""
         return []
 
     def forward(self, latents: Tensor, noise: Noise = None) -> Tensor:
@@ -113,7 +108,7 @@ class DiffusionGenerator(nn.Module):
         return len(self._layers())
 
     def layer(self, index: int) -> nn.Module:
-        """Residual blocks and attentions, from the input to the output."""
+        """The index-th of all residual blocks and attentions, from the input to the output."""
         return self._layers()[index]
 
     def _layers(self) -> list[nn.Module]:
@@ -125,16 +120,7 @@ class DiffusionGenerator(nn.Module):
         return [module for part in parts for module in part.modules() if isinstance(module, kinds)]
 
     def with_mapping(self) -> Self:
-        """Itself: nothing is outside."""
         return self
-
-    def copy_frozen(self) -> Self:
-        return copy.deepcopy(self).requires_grad_(False).eval()
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Make room for the adapters in `state_dict`, if there are any."""
-        restore_lora(self.unet, state_dict, f"{prefix}unet.")
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ConditionalUNet(nn.Module):

@@ -11,14 +11,13 @@ generators are made that way.
 import copy
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Self
 
 import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
 from airlib.errors import AirlibError
-from airlib.generators.base import Noise
+from airlib.generators.base import Generator, Noise
 from airlib.generators.stylegan2_layers import (
     FullyConnected,
     SynthesisLayer,
@@ -154,8 +153,8 @@ def _noise_maps(noise: Noise, layers: list[SynthesisLayer]) -> list[Tensor | Non
     return list(noise)
 
 
-class StyleGAN2(nn.Module):
-    """Mapping and synthesis; satisfies `airlib.generators.base.Generator`.
+class StyleGAN2(Generator):
+    """Mapping and synthesis.
 
     `direction` [num_ws, w_dim], absent until an adaptation adds it, is added to every latent: the
     only thing that TargetCLIP moves.
@@ -183,9 +182,6 @@ class StyleGAN2(nn.Module):
             w = self.mapping.w_avg.lerp(w, truncation)
         return w[:, None].repeat(1, self.num_ws, 1)
 
-    def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
-        return self.map(self.sample_z(n, rng), truncation)
-
     def sample_noise(self, n: int, rng: Rng) -> list[Tensor]:
         device = self.mapping.w_avg.device
         sizes = [layer.resolution for layer in self.synthesis.layers]
@@ -208,17 +204,11 @@ class StyleGAN2(nn.Module):
         return [first, self.synthesis.b4.torgb, *rest][index]
 
     def add_direction(self) -> nn.Parameter:
-        """Give the generator a direction of zeros, which changes nothing."""
+        """Give the generator a direction [num_ws, w_dim] of zeros, which changes nothing, and
+        return it.
+        """
         self.direction = nn.Parameter(self.mapping.w_avg.new_zeros(self.num_ws, self.w_dim))
         return self.direction
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        if self.direction is None and f"{prefix}direction" in state_dict:
-            self.add_direction().requires_grad_(self.synthesis.b4.const.requires_grad)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def copy_frozen(self) -> Self:
-        return copy.deepcopy(self).requires_grad_(False).eval()
 
     def restrict(self, c: Tensor) -> "StyleGAN2":
         """The unconditional generator that this conditional one is at condition c [c_dim]."""
@@ -242,10 +232,13 @@ class StyleGAN2(nn.Module):
     def config_dict(self) -> dict:
         return asdict(self.config)
 
-    def with_mapping(self) -> "StyleGAN2":
-        """The same tensors as a generator whose latents are z, its mapping open to adaptation."""
-        whole = MappedStyleGAN2(self.config)
-        whole.load_state_dict(self.state_dict())
+    def with_mapping(self) -> "MappedStyleGAN2":
+        """A frozen copy whose latents are z [B, z_dim], so that its mapping can be adapted too."""
+        with torch.device("meta"):  # all tensors are those of the copies below
+            whole = MappedStyleGAN2(self.config)
+        whole.mapping, whole.synthesis, whole.direction = copy.deepcopy(
+            (self.mapping, self.synthesis, self.direction)
+        )
         return whole.requires_grad_(False).eval()
 
 

@@ -72,12 +72,12 @@ class ModulatedConv(nn.Module):
         """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O,
         2H, 2W].
         """
-        x = x * styles[:, :, None, None].to(x.dtype)
+        x, weight = x * styles[:, :, None, None].to(x.dtype), self.weight
         if not up:
-            return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
-        phases = PHASES.to(self.weight)
-        outputs, inputs = self.weight.shape[:2]
-        weight = torch.einsum("paj,qbk,oijk->opqiab", phases, phases, self.weight)
+            return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        phases = PHASES.to(weight)
+        outputs, inputs = weight.shape[:2]
+        weight = torch.einsum("paj,qbk,oijk->opqiab", phases, phases, weight)
         return F.pixel_shuffle(
             F.conv2d(x, weight.reshape(4 * outputs, inputs, 3, 3), padding=1), upscale_factor=2
         )
@@ -98,6 +98,10 @@ class SynthesisLayer(ModulatedConv):
     vector per sample, [B, inputs] (`torch.func.functional_call`).
     """
 
+    noise_const: Tensor
+    domain: nn.Parameter | None
+    domain_post: nn.Parameter | None
+
     def __init__(
         self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool, clamp: float | None
     ):
@@ -109,7 +113,10 @@ class SynthesisLayer(ModulatedConv):
             self.register_parameter(name, None)
 
     def add_domain(self, order: ModulationOrder = "pre") -> nn.Parameter:
-        """Give the layer a domain vector of ones, which changes nothing."""
+        """Give the layer a domain vector [inputs] of ones, which changes nothing, and return it.
+
+        order: "pre" or "post" demodulation. Raises AirlibError for another one.
+        """
         if order not in DOMAIN_PARAMETERS:
             raise AirlibError(f'unknown order {order!r} of domain modulation; use "pre" or "post"')
         vector = nn.Parameter(torch.ones_like(self.weight[0, :, 0, 0]))
@@ -126,12 +133,6 @@ class SynthesisLayer(ModulatedConv):
         if noise is not None:
             x = x + (noise * self.noise_strength).to(x.dtype)
         return leaky_relu(x + self.bias[:, None, None].to(x.dtype), self.clamp)
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        for order, name in DOMAIN_PARAMETERS.items():
-            if getattr(self, name) is None and f"{prefix}{name}" in state_dict:
-                self.add_domain(order).requires_grad_(self.weight.requires_grad)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ToRGB(ModulatedConv):

@@ -42,12 +42,14 @@ REGULARIZERS = {"in_domain_angle": InDomainAngle, "domain_norm": DomainNorm}
 def register_method(name: str, method: type[Method]) -> None:
     """Make a class of your own known by name to `World.adapt`, profiles and sweeps.
 
-    Raises AirlibError if the name belongs to another class, and for a class without `of` or without
-    a dataclass `Config` in which every field has a default.
+    Registering the same class again replaces it, so a notebook cell can be run twice. Raises
+    AirlibError if the name belongs to another class, and for a class without `of` or without a
+    dataclass `Config` in which every field has a default.
     """
-    known = METHODS.setdefault(name, method)
-    if known is not method:
+    known = METHODS.get(name, method)
+    if (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
         raise AirlibError(f"the method {name!r} is {known.__qualname__}; choose another name")
+    METHODS[name] = method
     try:
         defaults_of(name)
         if not callable(getattr(method, "of", None)):

@@ -1,24 +1,24 @@
-"""What may move: which tensors of the adapted copy a method is allowed to train.
+"""What may move of a StyleGAN2: which tensors of the adapted copy a method is allowed to train.
 
     synthesis()              StyleGAN-NADA without selection: constant input, all 3x3 convolutions
     adaptive_layers(k, ...)  StyleGAN-NADA: at every step the k layers the target text pulls most
     domain_vector()          HyperDomainNet: one factor per input channel of every 3x3 convolution
     full(), mapping(), convolutions(), affine()    what HyperDomainNet compares it with
+    singular_values()        FSGAN: the singular values of every 3x3 convolution
     latent_direction()       TargetCLIP: one offset that is added to every latent
     domain_embedding()       only the bias through which a domain enters the mapping network
 
-The mapping network is frozen in all but `full`, `mapping` and `domain_embedding` (`WITH_MAPPING`),
-which want a generator `with_mapping`. The ToRGB layers are frozen in all but `full` (the first can
-be chosen by the adaptive selection, as in the official code). Convolutions bring their affine map,
+The mapping network is frozen in all but `full`, `mapping` and `domain_embedding`, which are `whole`
+and want a generator `with_mapping`. The ToRGB layers are frozen in all but `full` (the first can be
+chosen by the adaptive selection, as in the official code). Convolutions bring their affine map,
 bias and noise strength along. `domain_embedding` is no method of the papers: it can only move
 between domains that the world generator knows, and shows what a perfect prior would give
 (`prior-restricted`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator as Rng
@@ -27,45 +27,19 @@ from torch import Tensor, nn
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2
-from airlib.generators.stylegan2_layers import ModulationOrder
+from airlib.generators.stylegan2_layers import DOMAIN_PARAMETERS, ModulationOrder
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.singular_values import singular_values
 
 LayerMap = Literal["official", "corrected"]
 SELECTION_BATCH = 8
 
 
-@dataclass(frozen=True)
-class Parameterization:
-    """Chooses the trainable tensors of a generator, once and, if asked, before every step."""
-
-    name: str
-    select: Callable[[nn.Module], dict[str, nn.Parameter]]
-    choose: Callable[[nn.Module, Rng], list[nn.Module]] | None = None
-    whole: bool = False
-
-    def bind(self, space, target_class):
-        return self
-
-    def attach(self, adapted: nn.Module) -> dict[str, nn.Parameter]:
-        """Make exactly the chosen tensors of `adapted` trainable and return them by name."""
-        adapted.requires_grad_(False)
-        chosen = self.select(adapted)
-        for parameter in chosen.values():
-            parameter.requires_grad_(True)
-        return chosen
-
-    def before_step(self, adapted: nn.Module, trainable: dict[str, nn.Parameter], rng: Rng) -> None:
-        """Narrow the trainable tensors to the layers chosen for this step, if any are."""
-        if self.choose is None:
-            return
-        chosen = {id(p) for layer in self.choose(adapted, rng) for p in layer.parameters()}
-        for parameter in trainable.values():
-            parameter.requires_grad_(id(parameter) in chosen)
-
-
-def _named(adapted: nn.Module, wanted: list[nn.Module | nn.Parameter]) -> dict[str, nn.Parameter]:
-    ids = set()
+def named(adapted: nn.Module, wanted: Iterable[nn.Module | Tensor]) -> dict[str, nn.Parameter]:
+    """The parameters of `adapted` that are in `wanted`, or in a module of it, by their names."""
+    ids: set[int] = set()
     for item in wanted:
-        ids |= {id(item)} if isinstance(item, nn.Parameter) else {id(p) for p in item.parameters()}
+        ids |= {id(item)} if isinstance(item, Tensor) else {id(p) for p in item.parameters()}
     return {name: p for name, p in adapted.named_parameters() if id(p) in ids}
 
 
@@ -73,27 +47,27 @@ def synthesis() -> Parameterization:
     """Constant input and every 3x3 convolution (26.7 million numbers at 1024 pixels)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [adapted.synthesis.b4.const, *adapted.synthesis.layers])
+        return named(adapted, [adapted.synthesis.block(4).const, *adapted.synthesis.layers])
 
-    return Parameterization("synthesis", select)
+    return Parameterization("synthesis", select, kind=StyleGAN2)
 
 
 def convolutions() -> Parameterization:
     """The weights of every 3x3 convolution, without affine map and bias (23.6 million)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [layer.weight for layer in adapted.synthesis.layers])
+        return named(adapted, [layer.weight for layer in adapted.synthesis.layers])
 
-    return Parameterization("convolutions", select)
+    return Parameterization("convolutions", select, kind=StyleGAN2)
 
 
 def affine() -> Parameterization:
     """The affine maps from w to the styles of every 3x3 convolution (3.1 million)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [layer.affine for layer in adapted.synthesis.layers])
+        return named(adapted, [layer.affine for layer in adapted.synthesis.layers])
 
-    return Parameterization("affine", select)
+    return Parameterization("affine", select, kind=StyleGAN2)
 
 
 def domain_vector(order: ModulationOrder = "pre") -> Parameterization:
@@ -102,47 +76,54 @@ def domain_vector(order: ModulationOrder = "pre") -> Parameterization:
 
     "pre": applied before demodulation, as in the paper (section 3.1): one factor for all channels
     of a layer changes nothing. "post": after it, as in the official code (`cin_mult`): there such a
-    factor multiplies the activations, layer after layer.
+    factor multiplies the activations, layer after layer. Raises AirlibError for another order.
     """
+    if order not in DOMAIN_PARAMETERS:
+        raise AirlibError(f'unknown order {order!r} of domain modulation; use "pre" or "post"')
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [layer.add_domain(order) for layer in adapted.synthesis.layers])
+        return named(adapted, [layer.add_domain(order) for layer in adapted.synthesis.layers])
 
-    return Parameterization("domain_vector" if order == "pre" else "domain_vector_post", select)
+    name = "domain_vector" if order == "pre" else "domain_vector_post"
+    return Parameterization(name, select, kind=StyleGAN2)
 
 
 def full() -> Parameterization:
     """Everything, mapping network and ToRGB included, of a generator `with_mapping` (30.4 million;
     the noise strengths of NVIDIA's networks are among them).
     """
-    return Parameterization("full", lambda adapted: dict(adapted.named_parameters()))
+    return Parameterization("full", _everything, whole=True)
+
+
+def _everything(adapted: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(adapted.named_parameters())
 
 
 def mapping() -> Parameterization:
     """The mapping network of a generator `with_mapping` (2.1 million)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [adapted.mapping])
+        return named(adapted, [adapted.mapping])
 
-    return Parameterization("mapping", select)
+    return Parameterization("mapping", select, whole=True, kind=StyleGAN2)
 
 
 def latent_direction() -> Parameterization:
     """TargetCLIP's direction: an offset in w+, zero at the start (9,216 numbers at 1024 pixels)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [adapted.add_direction()])
+        return named(adapted, [adapted.add_direction()])
 
-    return Parameterization("latent_direction", select)
+    return Parameterization("latent_direction", select, kind=StyleGAN2)
 
 
 def domain_embedding() -> Parameterization:
     """The first mapping bias of a generator `with_mapping`: where `restrict` put the domain."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, [adapted.mapping.fc0.bias])
+        return named(adapted, [adapted.mapping.fc0.bias])
 
-    return Parameterization("domain_embedding", select)
+    return Parameterization("domain_embedding", select, whole=True, kind=StyleGAN2)
 
 
 PARAMETERIZATIONS: dict[str, Callable[[], Parameterization]] = {
@@ -153,23 +134,27 @@ PARAMETERIZATIONS: dict[str, Callable[[], Parameterization]] = {
     "mapping": mapping,
     "domain_vector": domain_vector,
     "domain_vector_post": partial(domain_vector, "post"),
+    "singular_values": singular_values,
     "latent_direction": latent_direction,
     "domain_embedding": domain_embedding,
 }
-WITH_MAPPING = ("full", "mapping", "domain_embedding")
+"""Name -> the function that makes it, for what may move of a StyleGAN2; `full` fits any."""
 
 
 def trainable_numbers(generator: StyleGAN2) -> dict[str, int]:
-    """How many numbers each of `PARAMETERIZATIONS` trains: the budget table of HyperDomainNet."""
+    """How many numbers each of `PARAMETERIZATIONS` trains in `generator`, which stays as it is: the
+    budget table of HyperDomainNet.
+    """
     counts = {}
     for name, make in PARAMETERIZATIONS.items():
-        whole = generator.with_mapping() if name in WITH_MAPPING else generator.copy_frozen()
-        counts[name] = sum(p.numel() for p in make().attach(whole).values())
+        moving = make()
+        copy = generator.with_mapping() if moving.whole else generator.copy_frozen()
+        counts[name] = sum(p.numel() for p in moving.attach(copy.to("meta")).values())
     return counts
 
 
 def layers_of(
-    generator: StyleGAN2, latent_indices: list[int], layer_map: LayerMap
+    generator: StyleGAN2, latent_indices: Iterable[int], layer_map: LayerMap
 ) -> list[nn.Module]:
     """The layers that stand for entries of the w+ latent.
 
@@ -210,25 +195,54 @@ def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng
     return gradient.abs().mean(dim=(0, 2))
 
 
+class AdaptiveLayers(Parameterization):
+    """All layers that can be chosen; `before_step` chooses k. `adaptive_layers` makes it."""
+
+    def __init__(
+        self, k: int, layer_map: LayerMap, space: ClipSpace | None, target_class: str | None
+    ) -> None:
+        if k < 1:
+            raise AirlibError(f"k = {k} layers cannot be trained; choose k >= 1")
+        self.k, self.layer_map, self.space, self.target_class = k, layer_map, space, target_class
+        suffix = "" if layer_map == "official" else f"_{layer_map}"
+        super().__init__(f"layers{k}{suffix}", self._selectable)
+
+    def bind(self, space: ClipSpace, target_class: str) -> "AdaptiveLayers":
+        """The same selection, by how strongly `target_class` pulls in `space`."""
+        return AdaptiveLayers(self.k, self.layer_map, space, target_class)
+
+    def before_step(self, adapted: Any, trainable: dict[str, nn.Parameter], rng: Rng) -> None:
+        chosen = {id(p) for layer in self._chosen(adapted, rng) for p in layer.parameters()}
+        for parameter in self._selectable(adapted).values():
+            parameter.requires_grad_(id(parameter) in chosen)
+
+    def _selectable(self, adapted: Any) -> dict[str, nn.Parameter]:
+        return named(adapted, layers_of(adapted, range(adapted.num_layers), self.layer_map))
+
+    def _chosen(self, adapted: Any, rng: Rng) -> list[nn.Module]:
+        if self.k >= adapted.num_layers:
+            return layers_of(adapted, range(adapted.num_layers), self.layer_map)
+        if self.space is None or self.target_class is None:
+            raise AirlibError(
+                f"{self.name} chooses layers by a target text and knows none; "
+                "train what its method bind(space, target_class) returns"
+            )
+        scores = latent_scores(adapted, self.space, self.target_class, rng)
+        return layers_of(adapted, scores.topk(self.k).indices.tolist(), self.layer_map)
+
+
 def adaptive_layers(
-    k: int, space: ClipSpace, target_class: str, layer_map: LayerMap = "official"
-) -> Parameterization:
-    """StyleGAN-NADA's adaptive layer selection (section 4.2 of the paper; official code's
-    defaults).
+    k: int,
+    space: ClipSpace | None = None,
+    target_class: str | None = None,
+    layer_map: LayerMap = "official",
+) -> AdaptiveLayers:
+    """StyleGAN-NADA's adaptive layer selection (section 4.2 of the paper): at every step the k
+    layers move that the target text pulls most.
 
-    With k at least the number of layers, every selectable layer is trained and nothing is scored:
-    the result is the same and the step four times cheaper.
+    space, target_class: what scores them; `bind` can supply both later. layer_map: which layer an
+    entry of w+ stands for, see `layers_of`. With k at least the number of layers, every selectable
+    layer is trained and nothing is scored: the result is the same and the step four times cheaper.
+    Raises AirlibError for k < 1.
     """
-    if k < 1:
-        raise AirlibError(f"k = {k} layers cannot be trained; choose k >= 1")
-
-    def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return _named(adapted, layers_of(adapted, list(range(adapted.num_layers)), layer_map))
-
-    def choose(adapted: StyleGAN2, rng: Rng) -> list[nn.Module]:
-        if k >= adapted.num_layers:
-            return layers_of(adapted, list(range(adapted.num_layers)), layer_map)
-        scores = latent_scores(adapted, space, target_class, rng)
-        return layers_of(adapted, scores.topk(k).indices.tolist(), layer_map)
-
-    return Parameterization(f"adaptive_layers_{k}_{layer_map}", select, choose)
+    return AdaptiveLayers(k, layer_map, space, target_class)

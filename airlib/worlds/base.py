@@ -235,11 +235,10 @@ class World(ABC):
     def parameterization(self, name: str | Parameterization, pair: str) -> Parameterization:
         """What may move, by name or as it is, for the target of one pair.
 
-        Raises AirlibError for a name that is unknown or that does not fit the source's kind.
+        Raises AirlibError for an unknown name; one that does not fit the generator is refused when
+        it is attached.
         """
-        if isinstance(name, Parameterization):
-            return name
-        found = parameterization_named(name)
+        found = parameterization_named(name) if isinstance(name, str) else name
         return found.bind(self.space, self.pair(pair).target_class)
 
 

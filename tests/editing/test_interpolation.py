@@ -17,7 +17,8 @@ from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.nada import NADA
 from airlib.parameterizations.lora import lora
-from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS, Parameterization, full
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS, full
 from airlib.seeding import rng
 
 GAN, UNET = small_generator(), DiffusionGenerator(small_unet(size=8), steps=2)
@@ -121,7 +122,8 @@ def made(source: nn.Module, parameterization: Parameterization, seed: int) -> Ad
         name: value.detach() + 0.1 * torch.randn(value.shape, generator=rng(seed, name))
         for name, value in trainable.items()
     }
-    return Adaptation(tensors, {"source": fingerprint(source), "labels": {"seed": seed}})
+    config = {"source": fingerprint(source), "parameterization": parameterization.name}
+    return Adaptation(tensors, {**config, "labels": {"seed": seed}})
 
 
 def gan(name: str) -> Callable[[int], Adaptation]:
@@ -132,6 +134,7 @@ KINDS = {
     "synthesis": (GAN, gan("synthesis")),
     "domain_vector": (GAN, gan("domain_vector")),
     "domain_vector_post": (GAN, gan("domain_vector_post")),
+    "singular_values": (GAN, gan("singular_values")),
     "latent_direction": (GAN, gan("latent_direction")),
     "lora": (UNET, lambda seed: made(UNET, lora(2, seed=seed), seed)),
     "unet": (UNET, lambda seed: made(UNET, full(), seed)),
@@ -144,12 +147,17 @@ def images(generator: nn.Module) -> Tensor:
 
 
 def weight_changes(generator: nn.Module, source: nn.Module) -> dict[str, Tensor]:
-    """What is added to the weights, LoRA multiplied out; of domain vectors, d - 1."""
+    """What is added to the weights, LoRA and singular values multiplied out; of domain vectors,
+    d - 1.
+    """
     state, changes = generator.state_dict(), {}
     for name, value in state.items():
         if name.endswith(".lora_A.default.weight"):
             b = state[name.replace("lora_A", "lora_B")]
             changes[name.split(".lora_")[0]] = b.double().flatten(1) @ value.double().flatten(1)
+        elif name.endswith(".parametrizations.weight.original"):
+            layer = generator.get_submodule(name.removesuffix(".parametrizations.weight.original"))
+            changes[name] = layer.weight.double() - value.double()
         elif name in source.state_dict():
             changes[name] = value.double() - source.state_dict()[name].double()
         elif ".lora_" not in name and "base_layer" not in name:
@@ -255,7 +263,7 @@ def test_what_cannot_be_mixed_is_refused(adaptations, shares, words):
 
 
 def test_lora_is_not_mixed_with_whole_weights():
-    with pytest.raises(AirlibError, match="LoRA can be mixed with LoRA only"):
+    with pytest.raises(AirlibError, match=r"lora2 \+ full cannot act together"):
         mix(UNET, [KINDS["lora"][1](1), KINDS["unet"][1](2)], [0.5, 0.5])
 
 

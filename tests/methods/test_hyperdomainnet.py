@@ -121,7 +121,8 @@ def test_a_predicted_domain_is_a_domain_vector(tmp_path):
     tensors = dict(zip(domain_names(generator), [v[0] for v in vectors], strict=True))
     trained = domain_vector().attach(SOURCE.copy_frozen())
     assert {n: v.shape for n, v in tensors.items()} == {n: v.shape for n, v in trained.items()}
-    saved = Adaptation(tensors, {"source": fingerprint(SOURCE)}).save(tmp_path / "d.safetensors")
+    config = {"source": fingerprint(SOURCE), "parameterization": "domain_vector"}
+    saved = Adaptation(tensors, config).save(tmp_path / "d.safetensors")
     loaded = Adaptation.load(saved).apply(SOURCE)
     torch.testing.assert_close(loaded(LATENTS), drawn, atol=1e-6, rtol=1e-5)
     with pytest.raises(AirlibError, match="another source generator"):

@@ -19,7 +19,8 @@ from airlib.methods.regularizers import (
     target_target_direction,
 )
 from airlib.methods.step import Step
-from airlib.parameterizations.stylegan2 import Parameterization, domain_vector, synthesis
+from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.stylegan2 import domain_vector, synthesis
 from airlib.seeding import rng
 
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}

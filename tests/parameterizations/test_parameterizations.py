@@ -17,9 +17,9 @@ from airlib.checkpoints.rosinality import from_rosinality
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.nada import NADA
+from airlib.parameterizations.base import Parameterization
 from airlib.parameterizations.stylegan2 import (
     SELECTION_BATCH,
-    Parameterization,
     adaptive_layers,
     affine,
     domain_embedding,
