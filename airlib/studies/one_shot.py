@@ -8,7 +8,7 @@
     runs = one_shot("tiny", ["mtg", "mtg_d"], ["photo-sketch"], [0, 1, 2], "runs/one_shot")
     runs[0].value("paired_l1")
 
-Arms are tables of [one_shot.arms] in a profile: a loss, and what it moves. MindTheGap's images are
+The arms of the study are named in a profile's table [one_shot]. MindTheGap's images are
 drawn with the fine styles of the reference; they are scored without them too, under the name of the
 arm and PLAIN. A sweep is restartable and leaves what that of `airlib.experiments.sweep` does.
 """

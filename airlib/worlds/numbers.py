@@ -81,12 +81,17 @@ def changed(numbers: dict[str, Any], options: Mapping[str, Any], name: str) -> d
 
     Raises AirlibError for an option that it does not have, and for a value of another type.
     """
+    given = dict(options)
     for key, value in options.items():
         if key not in numbers:
             raise AirlibError(f"{name} has no option {key!r}; choose from {', '.join(numbers)}")
-        if isinstance(value, str) or key not in ("templates", "weights"):
-            checked(key, numbers[key], value)
-    return {**numbers, **options}
+        if key not in ("templates", "weights"):  # several sentences, and a table
+            given[key] = checked(f"{name}.{key}", _as_in_a_profile(numbers[key]), value)
+    return {**numbers, **given}
+
+
+def _as_in_a_profile(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _moves_in_diffusion(parameterization: str) -> bool:

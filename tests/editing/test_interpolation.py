@@ -16,8 +16,8 @@ from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.nada import NADA
-from airlib.parameterizations.lora import lora
 from airlib.parameterizations.base import Parameterization
+from airlib.parameterizations.lora import lora
 from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS, full
 from airlib.seeding import rng
 

@@ -47,7 +47,8 @@ def test_mixing_and_weights_reach_the_loop_beside_the_numbers_of_the_profile(wor
     mixed = world.adapt("nada", "human-cat", mixing=1.0, weights={"direction": 2.0}, **ONE_STEP)
     loop = mixed.config["adaptation"]
     assert loop["mixing"] == 1.0 and loop["weights"] == {"direction": 2.0}
-    assert "mixing" not in plain.config["labels"]["numbers"]  # as of runs that know no mixing
+    assert plain.config["labels"]["numbers"]["mixing"] == 0
+    assert "mixing" not in plain.config["adaptation"]  # as of runs that know no mixing
     assert plain.log != mixed.log
     moved = (torch.equal(value, mixed.tensors[name]) for name, value in plain.tensors.items())
     assert not all(moved)

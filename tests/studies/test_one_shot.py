@@ -11,14 +11,13 @@ from airlib.studies.one_shot import (
     MIXED,
     OUTCOMES,
     PLAIN,
-    adapt_to,
-    example_of,
     images_of,
     inputs_of,
     known_metrics,
     one_shot,
 )
 from airlib.worlds import open_world
+from airlib.worlds.examples import example_of
 from airlib.worlds.tiny import TinyWorld
 
 PAIR, ARMS = "photo-cartoon", ("mtg_d_angle", "target_clip")
@@ -27,8 +26,10 @@ QUICK = {
     "evaluation.references": 30,
     "one_shot.inversion.steps": 5,
     "one_shot.inversion.prior_samples": 1000,
-    **{f"one_shot.arms.{arm}.steps": 2 for arm in ARMS},
-    **{f"one_shot.arms.{arm}.batch": 2 for arm in ARMS},
+    "methods.mind_the_gap.batch": 2,
+    "arms.mtg_d_angle.steps": 2,
+    "methods.target_clip.steps": 2,
+    "methods.target_clip.batch": 2,
 }
 
 
@@ -76,7 +77,7 @@ def test_a_sweep_has_every_row_and_outcome_and_mind_the_gap_twice(swept):
 
 def test_a_sweep_keeps_adaptations_that_draw_what_was_scored(swept, world):
     run = swept[-2]
-    again = adapt_to(world, example_of(world, PAIR), run.method, seed=0)
+    again = world.adapt(run.method, PAIR, seed=0)
     kept = run.adaptation()
     assert kept.tensors.keys() == again.tensors.keys() and len(kept.tensors) == 9
     assert all(torch.equal(value, kept.tensors[name]) for name, value in again.tensors.items())
@@ -98,7 +99,7 @@ def test_a_killed_sweep_ends_with_the_same_file(swept, tmp_path):
 def test_known_metrics_are_those_of_the_same_numbers(swept, tmp_path):
     path, numbers = save_runs(swept, tmp_path / "all.json", "by hand"), load_profile("tiny", QUICK)
     assert known_metrics(numbers, path) == [m for run in swept for m in run.metrics]
-    changed = load_profile("tiny", {**QUICK, "one_shot.arms.mtg_d_angle.steps": 3})
+    changed = load_profile("tiny", {**QUICK, "arms.mtg_d_angle.steps": 3})
     left = {metric.method for metric in known_metrics(changed, path)}
     assert left == {"source", "prior", "truth", MIXED, "target_clip"}
     assert known_metrics(load_profile("tiny"), path) == []
@@ -112,9 +113,9 @@ def test_a_run_depends_on_its_own_arm_and_loss_and_on_the_inversion():
         return {n for n in names if inputs_of(PAIR, n, numbers) != inputs_of(PAIR, n, changed)}
 
     numbers = load_profile("tiny")
-    assert differ("one_shot.arms.mtg.steps", 7) == {"mtg"}
-    assert differ("one_shot.mind_the_gap.clip_within", 0.7) == {"mtg", "mtg_d"}
-    assert differ("one_shot.image_direction.samples", 7) == {"nada_image"}
+    assert differ("arms.mtg_d.steps", 7) == {"mtg_d"}
+    assert differ("methods.mind_the_gap.clip_within", 0.7) == {"mtg", "mtg_d"}
+    assert differ("methods.image_direction.samples", 7) == {"nada_image"}
     assert differ("one_shot.inversion.steps", 7) == {"mtg", "mtg_d", "nada_image", MIXED}
 
 
@@ -132,7 +133,7 @@ def test_the_shipped_runs_are_those_of_the_profile_on_pairs_and_seeds_that_chose
 @pytest.mark.parametrize(
     ("arms", "pairs", "words"),
     [
-        (["mtgg"], [PAIR], "unknown one-shot arm 'mtgg'; choose from mtg, mtg_d"),
+        (["mtgg"], [PAIR], "unknown method 'mtgg'; choose from nada, air"),
         (["mtg"], ["photo-cartoo"], "unknown pair 'photo-cartoo'"),
     ],
 )
@@ -144,9 +145,8 @@ def test_unknown_names_are_refused_before_anything_runs(arms, pairs, words, tmp_
 
 def test_a_dry_run_of_the_paper_profile_needs_no_download(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
-    smaller = {"sources.ffhq.resolution": 32, "one_shot.arms.mtg_d_angle.steps": 1}
+    smaller = {"sources.ffhq.resolution": 32, "arms.mtg_d_angle.steps": 1}
     world = open_world(load_profile("paper", smaller, dry_run=True), "ffhq")
-    example = example_of(world, "photo-sketch")
-    tensors = adapt_to(world, example, "mtg_d_angle").tensors
+    tensors = world.adapt("mtg_d_angle", "photo-sketch").tensors
     assert sum(tensor.numel() for tensor in tensors.values()) == 7 * 512
     assert not (tmp_path / "assets").exists()

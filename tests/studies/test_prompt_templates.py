@@ -7,7 +7,6 @@ import torch
 
 from airlib.clip_space.templates import NADA_TEMPLATES, templates_of
 from airlib.errors import AirlibError
-from airlib.methods.nada import NADA
 from airlib.profiles import load_profile
 from airlib.seeding import rng
 from airlib.studies.misalignment.offsets import spearman
@@ -188,8 +187,7 @@ def test_a_run_is_nada_with_that_template_scored_like_any_other(world, swept):
     """The remembered source changes no bit; the scores are the world's own."""
     directory, runs = swept
     assert [run.key for run in runs] == [(t, "human-baby", s) for s in (0, 1) for t in WORDINGS]
-    plain = NADA(world.space, "human", "baby", templates_of(WORDINGS[1]))
-    expected = world.adapt("nada", "human-baby", 0, objective=plain)
+    expected = world.adapt("nada", "human-baby", 0, templates=WORDINGS[1])
     found = runs[1].adaptation(directory)
     assert found.log == expected.log
     assert all(torch.equal(found.tensors[name], t) for name, t in expected.tensors.items())
