@@ -18,6 +18,7 @@ from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.nada import NADA
 from airlib.parameterizations.base import Parameterization
 from airlib.parameterizations.lora import lora
+from airlib.parameterizations.registry import parameterization_named
 from airlib.parameterizations.stylegan2 import PARAMETERIZATIONS, full
 from airlib.seeding import rng
 
@@ -191,6 +192,46 @@ def test_changes_add_up(kind, shares):
         torch.testing.assert_close(change, expected, atol=1e-6, rtol=1e-5)
 
 
+def with_changes(source: nn.Module, changes: dict[str, Tensor]) -> nn.Module:
+    """A copy of the source whose weights, vectors and direction are changed by hand."""
+    copy = source.copy_frozen()
+    for name, change in changes.items():
+        name = name.replace(".parametrizations.weight.original", ".weight")
+        module, _, end = name.rpartition(".")
+        if end in ("domain", "domain_post"):
+            tensor = copy.get_submodule(module).add_domain({"domain": "pre"}.get(end, "post"))
+        elif name == "direction":
+            tensor = copy.add_direction()
+        elif name.endswith(".0.change"):
+            continue  # it is in the weight
+        elif name in copy.state_dict():
+            tensor = copy.state_dict()[name]
+        else:  # of LoRA, for the weight of a layer
+            tensor = copy.get_submodule(name).weight
+        tensor.data += change.view_as(tensor)
+    return copy.requires_grad_(False)
+
+
+EVERY = [*PARAMETERIZATIONS, "layers4", "layers4_corrected", "affine + domain_vector"]
+EVERY += ["lora2", "lora3_attention", "lora1_convolutions"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_mixture_draws_what_weights_mixed_by_hand_draw(name):
+    source = UNET if name.startswith("lora") else GAN
+    pair = [made(source, parameterization_named(name), seed) for seed in (1, 2)]
+    shares = (0.4, 0.3)
+    total: dict[str, Tensor] = {}
+    for one, share in zip(pair, shares, strict=True):
+        for key, change in weight_changes(one.apply(source), source).items():
+            total[key] = total.get(key, 0) + share * change
+    found = images(mix(source, pair, shares).apply(source))
+    expected = images(with_changes(source, total))
+    moved = (expected - images(source)).abs().max().item()
+    assert moved > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-3 * moved, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_blend_is_the_mixture_of_its_shares_whatever_it_was_before(kind):
     source, make = KINDS[kind]
@@ -260,6 +301,14 @@ def test_what_was_trained_can_be_halved():
 def test_what_cannot_be_mixed_is_refused(adaptations, shares, words):
     with pytest.raises(AirlibError, match=words):
         mix(GAN, adaptations, shares)
+
+
+@pytest.mark.parametrize("others", ["synthesis", "convolutions", "full", "layers3"])
+def test_singular_values_are_not_mixed_with_whole_weights(others):
+    pair = [gan("singular_values")(1), made(GAN, parameterization_named(others), 2)]
+    for order in (pair, pair[::-1]):
+        with pytest.raises(AirlibError, match="cannot act together: one replaces weights"):
+            mix(GAN, order, [0.5, 0.5])
 
 
 def test_lora_is_not_mixed_with_whole_weights():
