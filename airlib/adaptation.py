@@ -138,7 +138,7 @@ class Adaptation:
 def adapt(
     source: Generator, space: ClipSpace, objective: Objective, parameterization: Parameterization,
     config: AdaptationConfig, directory: str | Path | None = None, labels: dict | None = None,
-    on_step: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[int, Generator], None] | None = None,
     regularizers: Sequence[Regularizer] = (),
 ) -> Adaptation:  # fmt: skip
     """Adapt a copy of `source` and return what changed.
@@ -197,9 +197,9 @@ class _Run:
             "adaptation": asdict(config),
             "labels": labels,
         }
+        self.header = json.loads(json.dumps(self.header))  # tuples become lists, as in a file
         if not config.mixing:  # runs and results from before there was mixing are of this kind
             del self.header["adaptation"]["mixing"]
-        self.header = json.loads(json.dumps(self.header))  # tuples become lists, as in a file
 
     def step(self, index: int) -> None:
         """One optimiser step."""

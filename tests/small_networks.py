@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers.models import UNet2DModel
 from open_clip.model import CLIP
 
 from airlib.adaptation import Adaptation

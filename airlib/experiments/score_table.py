@@ -76,15 +76,15 @@ class Report:
 
     def comparison(self) -> list[str]:
         """Two methods run by run, a sentence per metric, where there are two with equal runs."""
-        runs: dict[str, set] = {}
+        runs: dict[str | None, set] = {}
         for pair, method, seed in (one.owner for one in self.scored):
             runs.setdefault(method, set()).add((pair, seed))
         if len(runs) != 2 or len(set(map(frozenset, runs.values()))) != 1:
             return []
         everywhere = [{metric.name for metric in one.scores.metrics} for one in self.scored]
         names = [name for name in LABELS if all(name in there for there in everywhere)]
-        first, second = runs
-        pairs = len({pair for pair, _ in runs[first]})
+        first, second = map(str, runs)
+        pairs = len({pair for of_method in runs.values() for pair, _ in of_method})
         rows = contrasts(self.metrics, first, second, names, rng(0, "evaluate", "comparison"))
         return [sentence(row, first, second, pairs) for row in rows]
 

@@ -31,7 +31,7 @@ from airlib.generators.base import Noise, images_at_once
 from airlib.generators.diffusion import DiffusionGenerator
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
 ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 """Share of the signal's variance that is left at each training step."""

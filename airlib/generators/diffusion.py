@@ -24,7 +24,7 @@ from airlib.generators.base import Generator, Noise
 from airlib.generators.solver import dpm_solver
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
 IMAGE_CHANNELS = 3
 
@@ -133,7 +133,7 @@ class ConditionalUNet(nn.Module):
     """
 
     def __init__(self, config: dict, c_dim: int):
-        from diffusers import UNet2DModel
+        from diffusers.models import UNet2DModel
 
         super().__init__()
         self.config_dict, self.c_dim = dict(config), c_dim
@@ -146,7 +146,7 @@ class ConditionalUNet(nn.Module):
 
     @torch.no_grad()
     def restrict(self, c: Tensor) -> "UNet2DModel":
-        from diffusers import UNet2DModel
+        from diffusers.models import UNet2DModel
 
         restricted = UNet2DModel(**self.config_dict)
         restricted.load_state_dict(self.unet.state_dict())

@@ -35,7 +35,7 @@ from airlib.generators.ddim import DdimGenerator, DdimSchedule, InvertedImages
 from airlib.generators.diffusion import DiffusionGenerator
 from airlib.images.checks import checked_pictures, digest
 from airlib.methods.nada import NADA, NADAConfig
-from airlib.methods.step import Step
+from airlib.methods.step import Step, WithoutMemory
 from airlib.methods.task import Task
 
 TUNING = DdimSchedule(t0=500, inversion_steps=40, steps=6)
@@ -62,7 +62,7 @@ class DiffusionCLIPConfig:
     order: Order = "mean_then_norm"
 
 
-class DiffusionCLIP(NADA):
+class DiffusionCLIP(WithoutMemory):
     """DiffusionCLIP's losses, for a generator of inverted pictures (`picture_generator`).
 
     pictures: whose latents the generator draws. Without them x_0 is the source's own image, which
@@ -78,16 +78,17 @@ class DiffusionCLIP(NADA):
         identity: Callable[[Tensor], Tensor] | None = None,
     ):  # fmt: skip
         self.weights = weights = config or DiffusionCLIPConfig()
-        super().__init__(
-            space, source_class, target_class, NADAConfig(weights.templates, weights.order)
-        )
+        wording = NADAConfig(weights.templates, weights.order)
+        nada = NADA(space, source_class, target_class, wording)
+        self.space, self.directions = space, nada.directions
         self.pictures, self.identity = pictures, identity
         if (weights.identity > 0) != (identity is not None):
             raise AirlibError(
                 "the identity of faces needs both a weight above 0 and a network; give both or none"
             )
         shown = None if pictures is None else digest(pictures.images, pictures.latents)
-        self.settings |= {"method": "diffusion_clip", **asdict(weights), "shown": shown}
+        own = {"method": "diffusion_clip", **asdict(weights), "shown": shown}
+        self.settings = {**nada.settings, **own}
 
     @classmethod
     def of(cls, task: Task, config: DiffusionCLIPConfig, seed: int) -> Self:

@@ -10,6 +10,7 @@ for every number, and `of(task, config, seed)`. Those numbers are then options o
 sweeps, and entries of a profile's table [methods.NAME].
 """
 
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -21,6 +22,7 @@ from airlib.methods.ipl import IPL
 from airlib.methods.mind_the_gap import MindTheGap
 from airlib.methods.nada import NADA
 from airlib.methods.regularizers import DomainNorm, InDomainAngle
+from airlib.methods.step import Regularizer
 from airlib.methods.svl import SVL
 from airlib.methods.target_clip import TargetCLIP
 from airlib.methods.task import Method
@@ -35,7 +37,10 @@ METHODS: dict[str, type[Method]] = {
     "target_clip": TargetCLIP,
     "diffusion_clip": DiffusionCLIP,
 }
-REGULARIZERS = {"in_domain_angle": InDomainAngle, "domain_norm": DomainNorm}
+REGULARIZERS: dict[str, Callable[[float], Regularizer]] = {
+    "in_domain_angle": InDomainAngle,
+    "domain_norm": DomainNorm,
+}
 """Terms that go with every method: name -> class, made with a weight. 0 leaves one out."""
 
 

@@ -104,7 +104,7 @@ def domain_norm(vectors: Sequence[Tensor], as_in: Source = "paper") -> Tensor:
     return torch.stack([square.mean() for square in squares]).sum()
 
 
-def _checked(as_in: str) -> str:
+def _checked(as_in: Source) -> Source:
     if as_in not in ("paper", "code"):
         raise AirlibError(f'as_in={as_in!r} is unknown; use "paper" or "code"')
     return as_in

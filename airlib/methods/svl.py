@@ -128,7 +128,8 @@ def fisher_information(
     sources: the source text [D] per CLIP model. What images do not depend on is left out.
     """
     copy = generator.copy_frozen().requires_grad_(True)
-    named, squares = dict(copy.named_parameters()), {}
+    named = dict(copy.named_parameters())
+    squares: dict[str, Tensor] = {}
     for index in range(n):
         stream = rng(seed, "fisher", index)
         latents = copy.sample_latents(1, stream)
@@ -137,7 +138,8 @@ def fisher_information(
         gradients = torch.autograd.grad(cosine, list(named.values()), allow_unused=True)
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:
-                squares[name] = squares.get(name, 0) + gradient.square() / n
+                before = squares.get(name, torch.zeros_like(gradient))
+                squares[name] = before + gradient.square() / n
     return squares
 
 

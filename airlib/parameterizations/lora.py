@@ -24,7 +24,7 @@ from airlib.generators.diffusion import DiffusionGenerator
 from airlib.parameterizations.base import Parameterization
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
 TARGETS = ("convolutions", "attention")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the matrices of one attention

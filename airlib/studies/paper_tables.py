@@ -247,8 +247,10 @@ def rankings(
         a, b = (_by_seed(metrics, table.methods.get(method)) for method in (first, second))
         if seeds := sorted(a.keys() & b.keys()):
             scale = sign * sum(b[seed] for seed in seeds) / len(seeds)
-            scaled = [{seed: runs[seed] / scale for seed in seeds} for runs in (a, b)]
-            ours = paired_difference(*scaled, stream)
+            first_runs, second_runs = (
+                {seed: runs[seed] / scale for seed in seeds} for runs in (a, b)
+            )
+            ours = paired_difference(first_runs, second_runs, stream)
             entry = replace(entry, ours=ours.mean, interval=ours.interval, seeds=ours.n)
         found.append(entry)
     return found

@@ -19,12 +19,16 @@ from airlib.worlds.tiny_diffusion import TinyDiffusionWorld
 
 __all__ = ["PaperWorld", "TinyDiffusionWorld", "TinyWorld", "World", "open_space", "open_world"]
 
-WORLDS = {"tiny": TinyWorld, "paper": PaperWorld}
+WORLDS: dict[str, type[World]] = {"tiny": TinyWorld, "paper": PaperWorld}
 
 
 def open_world(profile: str | Profile = "tiny", source: str | None = None) -> World:
-    """The world of a profile, started from one source generator (default: its first).
+    """The world of a profile: a source generator, a CLIP space, and the pairs that can be tried.
 
+        world = open_world("tiny", "human")
+
+    profile: "tiny", "paper", or one with changed numbers (`load_profile`). source: a name of its
+    table [sources]; default: the first.
     Raises AirlibError for unknown names, and for missing or damaged weights.
     """
     numbers = load_profile(profile) if isinstance(profile, str) else profile

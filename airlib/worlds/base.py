@@ -17,6 +17,7 @@ from airlib.errors import AirlibError
 from airlib.evaluation.features import NO_JUDGES, Judge, Reference
 from airlib.evaluation.protocols import Scores, evaluate
 from airlib.generators.base import DrawnBatches, Generator
+from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.registry import REGULARIZERS, defaults_of, method_class
 from airlib.methods.step import Objective, Regularizer
 from airlib.methods.task import Task
@@ -39,21 +40,29 @@ class World(ABC):
     generator: Generator
     space: ClipSpace
     judges: tuple[Judge, ...]
-    without_judges: str = NO_JUDGES  # why there are none, where there are none
+    without_judges: str = NO_JUDGES  # if `judges` is empty: the reason, for messages
 
     knows_truth: ClassVar[bool]  # whether the true target of a latent can be drawn
     reference_rows: ClassVar[tuple[str, ...]]  # of a table: what methods are compared with
 
     @classmethod
     @abstractmethod
-    def open(cls, profile: Profile, source: str | None) -> Self:
-        """See `open_world`."""
+    def open(cls, profile: Profile, source: str) -> Self:
+        """The world of a profile around one of its sources; `open_world` calls this.
+
+        Raises AirlibError for missing or damaged weights.
+        """
+
+    @classmethod
+    @abstractmethod
+    def clip(cls, profile: Profile) -> ClipSpace:
+        """The CLIP models of a profile, for questions that need no generator."""
 
     @classmethod
     @abstractmethod
     def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, ...], str]:
-        """Networks beside CLIP that measure distances of images, the main one first; if they are
-        not here none, and what to do about it.
+        """Networks beside CLIP that measure distances of images, the main one first, and "". If
+        they are not on this machine: an empty tuple, and what to do about it.
         """
 
     @abstractmethod
@@ -65,10 +74,17 @@ class World(ABC):
         """n pictures [n, 3, H, H] of the source domain that no generator drew, H its resolution."""
 
     def edited_truth(self, pair: str, n: int) -> Tensor | None:
-        """What `pictures` should become in a pair's target domain, where it is known; of the size
-        that the judges see.
+        """What the first n of `pictures` should become in a pair's target domain [n, 3, S, S], S
+        being the size that the judges see; None in a world that does not know it.
         """
         return None
+
+    def truth(self, pair: str, z: Tensor) -> Tensor:
+        """The true target [n, 3, H, H] of each of `z` [n, ...], in a world that `knows_truth`.
+
+        Raises AirlibError in every other world.
+        """
+        raise AirlibError(f"no true target is known in profile {self.profile.name}")
 
     def pair(self, name: str) -> Profile:
         """The pair called `name`, if it starts from this world's source."""
@@ -84,6 +100,16 @@ class World(ABC):
     def z(self, n: int, purpose: str = "evaluation") -> Tensor:
         """The first n latents [n, ...] of a fixed stream, the same for every method and seed."""
         return self.generator.sample_z(n, rng(0, "latents", purpose))
+
+    @property
+    def stylegan2(self) -> StyleGAN2:
+        """The source generator, for what only a StyleGAN2 can do; AirlibError for another kind."""
+        if not isinstance(self.generator, StyleGAN2):
+            raise AirlibError(
+                f"{self.source} is no StyleGAN2 but a {type(self.generator).__name__}; "
+                "open a source that is one"
+            )
+        return self.generator
 
     @property
     def draws_by_diffusion(self) -> bool:
@@ -180,7 +206,8 @@ class World(ABC):
         given = {} if parameterization is None else {"parameterization": _name(parameterization)}
         numbers = self.numbers(method, pair, {**options, **given})
         moving = self.parameterization(parameterization or numbers["parameterization"], pair)
-        objective = self.objective(method, pair, numbers, seed) if method is name else method
+        by_name = isinstance(method, str)
+        objective = self.objective(method, pair, numbers, seed) if by_name else method
         labels = {"profile": self.profile.name, "method": name, "pair": pair, "numbers": numbers}
         labels |= {"options": {**options, **given}} if options or given else {}
         source = getattr(objective, "generator", None) or self.generator
@@ -270,7 +297,8 @@ def loop_of(numbers: Mapping[str, Any], seed: int) -> AdaptationConfig:
 
 def regularizers_of(numbers: Mapping[str, Any]) -> list[Regularizer]:
     """The terms of `REGULARIZERS` whose weight is not 0 among the numbers of a method."""
-    return [kind(numbers[name]) for name, kind in REGULARIZERS.items() if numbers.get(name)]
+    weights = {name: numbers.get(name, 0.0) for name in REGULARIZERS}
+    return [REGULARIZERS[name](weight) for name, weight in weights.items() if weight]
 
 
 def _name(parameterization: str | Parameterization) -> str:

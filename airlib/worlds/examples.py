@@ -49,5 +49,5 @@ def example_of(world: "World", pair: str) -> Example:
     config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
     prior = prior_of(world, numbers.prior_samples, numbers.prior_floor)
     picture = picture_of(world, pair)
-    inversion = invert(world.generator, picture, perceptual, prior, config)
+    inversion = invert(world.stylegan2, picture, perceptual, prior, config)
     return Example(pair, picture.to(inversion.latents.device), inversion)

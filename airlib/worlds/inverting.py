@@ -18,6 +18,7 @@ from airlib.editing.p_norm import PNorm
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.ddim import DdimSchedule
+from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.e4e import E4e, E4eConfig
 from airlib.generators.restyle import Restyle
 from airlib.seeding import rng
@@ -40,20 +41,21 @@ def inverter_of(world: "World", way: Way | None = None) -> Inverter:
     if world.draws_by_diffusion:
         numbers = world.profile.manipulation
         schedule = DdimSchedule(numbers.t0, numbers.inversion_steps, numbers.steps)
+        assert isinstance(world.generator, DiffusionGenerator)
         return ByDdim(world.generator, schedule)
     numbers, encoder = world.profile.inversion, _encoder(world)
     way = way or (numbers.way if encoder else "search")
     if way not in WAYS or (encoder is None and way != "search"):
         raise AirlibError(f"pictures of {world.source} cannot be inverted by {way!r}; try 'search'")
-    if way == "encoder":
-        return ByEncoder(world.generator, encoder)
+    if way == "encoder" and encoder:
+        return ByEncoder(world.stylegan2, encoder)
     perceptual, prior = perceptual_of(world), _prior(world)
     if way == "refined":
         config = InversionConfig(numbers.steps, numbers.learning_rate, numbers.prior_weight)
-        return BySearch(world.generator, perceptual, prior, config, encoder, _curvature(world))
+        return BySearch(world.stylegan2, perceptual, prior, config, encoder, _curvature(world))
     steps, rate = numbers.steps_alone, numbers.learning_rate_alone
     alone = InversionConfig(steps, rate, numbers.prior_weight)
-    return BySearch(world.generator, perceptual, prior, alone)
+    return BySearch(world.stylegan2, perceptual, prior, alone)
 
 
 @cache
@@ -63,14 +65,14 @@ def _encoder(world: "World") -> Encoder | None:
     if not name or name == "tiny":
         return load_encoder() if name else None
     if weights == "random":
-        network = E4e(E4eConfig(n_styles=world.generator.num_ws))
-        network.latent_avg.copy_(world.generator.mapping.w_avg)
+        network = E4e(E4eConfig(n_styles=world.stylegan2.num_ws))
+        network.latent_avg.copy_(world.stylegan2.mapping.w_avg)
     else:
         imported = read_e4e(asset_file(name))
         network = E4e(E4eConfig(**imported.config))
         network.load_state_dict(imported.tensors)
-    network = network.to(world.generator.mapping.w_avg.device).requires_grad_(False).eval()
-    return Restyle(network, world.generator, world.profile.inversion.iterations)
+    network = network.to(world.stylegan2.mapping.w_avg.device).requires_grad_(False).eval()
+    return Restyle(network, world.stylegan2, world.profile.inversion.iterations)
 
 
 def _prior(world: "World") -> PNorm:
@@ -82,7 +84,7 @@ def _prior(world: "World") -> PNorm:
 def _curvature(world: "World") -> Curvature:
     numbers = world.profile.inversion
     return Curvature.of(
-        world.generator, perceptual_of(world), _prior(world), numbers.prior_weight,
+        world.stylegan2, perceptual_of(world), _prior(world), numbers.prior_weight,
         numbers.curvature_samples, rng(0, "curvature"),
     )  # fmt: skip
 
@@ -90,7 +92,7 @@ def _curvature(world: "World") -> Curvature:
 @cache
 def prior_of(world: "World", samples: int, floor: float) -> PNorm:
     """Of the source generator; see `PNorm.of`."""
-    return PNorm.of(world.generator, samples, rng(0, "p-norm"), floor)
+    return PNorm.of(world.stylegan2, samples, rng(0, "p-norm"), floor)
 
 
 def perceptual_of(world: "World") -> PerceptualEmbedding:

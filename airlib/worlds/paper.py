@@ -23,7 +23,7 @@ from airlib.checkpoints.guided_diffusion import P2_CONFIG, read_guided_diffusion
 from airlib.checkpoints.nvlabs import read_nvlabs
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.errors import AirlibError
-from airlib.evaluation.features import Reference
+from airlib.evaluation.features import Judge, Reference
 from airlib.evaluation.networks import published_judge
 from airlib.evaluation.networks.published_judge import PublishedJudge
 from airlib.generators.base import Generator
@@ -35,7 +35,7 @@ from airlib.seeding import rng
 from airlib.worlds.base import World
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
 FEWEST_REFERENCES = 10
 CLIP_ASSETS = {"ViT-B-32": "clip-vit-b32", "ViT-B-16": "clip-vit-b16"}
@@ -56,13 +56,13 @@ class PaperWorld(World):
 
     @classmethod
     def clip(cls, profile: Profile) -> ClipSpace:
-        """The CLIP models alone; see `open_space`."""
+        """The CLIP models that the profile names, on the GPU where there is one."""
         encoders = [_encoder(name, profile).to(_device()) for name in profile.world.clip]
         return ClipSpace(list(zip(encoders, profile.world.clip_weights, strict=True)))
 
     @classmethod
-    def load_judges(cls, profile: Profile) -> tuple[tuple[PublishedJudge, ...], str]:
-        """One, if its networks were fetched."""
+    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, ...], str]:
+        """Inception and LPIPS as one judge, and ""; or none, and which of them to fetch."""
         if profile.networks.weights == "random":
             return (PublishedJudge.untrained().to(_device()),), ""
         if missing := published_judge.missing():
@@ -72,18 +72,18 @@ class PaperWorld(World):
     def reference_of(
         self, pair: str, images: Iterable[Tensor], cache: Path | None = None
     ) -> Reference:
-        """As of any world, with a warning where there is no judge."""
+        """Other images of the target domain as the metrics see it; warns if there is no judge."""
         if not self.judges:
             warnings.warn(self.without_judges, stacklevel=2)
         return super().reference_of(pair, images, cache)
 
     def reference_images(self, pair: str) -> Iterable[Tensor]:
-        """From the folder of the pair's target domain, cut to squares of the generator's size."""
+        """Images in the folder of the pair's target, cut to squares of the generator's size."""
         n = self.profile.evaluation.references
         return self._images_in(self.pair(pair).target, n, FEWEST_REFERENCES, "reference images")
 
     def pictures(self, n: int) -> Tensor:
-        """From the folder of the source domain, cut to squares of the generator's size."""
+        """n images [n, 3, H, H] of the source's folder, cut to squares of the generator's size."""
         folder = self.profile.sources[self.source].pictures
         return torch.cat(list(self._images_in(folder, n, n, "pictures")))
 
@@ -113,7 +113,7 @@ def _generator(source: str, profile: Profile) -> Generator:
         torch.manual_seed(0)
         if numbers.generator == "diffusion":
             unet = _unet(None if random else numbers.asset)
-            generator = DiffusionGenerator(unet, **profile.diffusion.as_dict())
+            generator: Generator = DiffusionGenerator(unet, **profile.diffusion.as_dict())
         else:
             generator = _stylegan2(None if random else numbers.asset, numbers.resolution)
     if generator.resolution != numbers.resolution:
@@ -136,7 +136,7 @@ def _stylegan2(asset: str | None, resolution: int) -> StyleGAN2:
 
 def _unet(asset: str | None) -> "UNet2DModel":
     """That of `asset`, or a random one of the size of P2's."""
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
     if asset is None:
         return UNet2DModel(**P2_CONFIG)

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
 from airlib.errors import AirlibError
-from airlib.evaluation.features import PAIRED, Reference
+from airlib.evaluation.features import PAIRED, Judge, Reference
 from airlib.evaluation.protocols import Scores
 from airlib.evaluation.truth_gap import GapReference, TruthGap
 from airlib.generators.stylegan2 import StyleGAN2
+from airlib.methods.nada import NADA
 from airlib.profiles import Profile
 from airlib.results import Metric
 from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import NETWORKS, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.tiny_clip import tiny_encoder
@@ -51,13 +52,13 @@ class TinyWorld(World):
 
     @classmethod
     def clip(cls, profile: Profile) -> ClipSpace:
-        """The tiny CLIP alone; see `open_space`."""
+        """The tiny CLIP, once for each weight of the profile."""
         weights = profile.world.clip_weights
         return ClipSpace([(tiny_encoder(), weight) for weight in weights])
 
     @classmethod
-    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
-        """Both are shipped."""
+    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, ...], str]:
+        """The convolutional judge and the transformer, both shipped, and ""."""
         return tuple(load_judge(name) for name in NETWORKS), ""
 
     def narrow(self) -> "TinyWorld":
@@ -75,15 +76,15 @@ class TinyWorld(World):
         return render(z, Domain.parse(self.pair(pair).target))
 
     def reference_images(self, pair: str) -> Iterable[Tensor]:
-        """Fresh individuals."""
+        """Renders of the target domain, of sitters who are in no other set."""
         return self.truth(pair, self.z(self.profile.evaluation.references, "references")).split(50)
 
     def pictures(self, n: int) -> Tensor:
-        """Renders of the source domain."""
+        """n renders [n, 3, 64, 64] of the source domain."""
         return render(self.z(n, "pictures"), SOURCES[self.source])
 
     def edited_truth(self, pair: str, n: int) -> Tensor:
-        """The same sitters in the target domain."""
+        """The sitters of the first n `pictures` in the target domain [n, 3, 64, 64]."""
         return self.truth(pair, self.z(n, "pictures"))
 
     def true_targets(self, pair: str) -> Tensor:
@@ -107,7 +108,7 @@ class TinyWorld(World):
         self, batches: Iterable[Tensor], reference: Reference, pair: str, method: str,
         seed: int | None, protocol: str = "quick", cache: Path | None = None,
     ) -> Scores:  # fmt: skip
-        """For an adaptation the truth gap as well."""
+        """The metrics of any protocol, and for an adaptation by words the truth gap as well."""
         scores = super().evaluate(batches, reference, pair, method, seed, protocol, cache)
         if _is_told_in_words(self.profile, method):
             images = scores.images[:GAP_SAMPLES]
@@ -124,7 +125,9 @@ class TinyWorld(World):
     @cache  # noqa: B019 - a world lives as long as its notebook
     def _gap_reference(self, pair: str, n: int) -> GapReference:
         numbers = self.numbers("nada", pair)
-        directions = self.objective("nada", pair, numbers, seed=0).directions
+        nada = self.objective("nada", pair, numbers, seed=0)
+        assert isinstance(nada, NADA)
+        directions = nada.directions
         true = render(self.z(n), SOURCES[self.source]), self.truth(pair, self.z(n))
         source = self.draw(self.generator, n)
         return GapReference.of(self.space, directions, source, true, numbers["views"])

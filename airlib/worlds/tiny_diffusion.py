@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
+from airlib.evaluation.features import Judge
+from airlib.generators.diffusion import DiffusionGenerator
 from airlib.profiles import Profile
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import Judge, VitJudge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_diffusion import enlarge, generator_of, reduce, world_diffusion
 from airlib.worlds.base import World
@@ -39,7 +40,7 @@ class TinyDiffusionWorld(World):
 
     @classmethod
     def open(cls, profile: Profile, source: str) -> Self:
-        """See `open_world`."""
+        """The world diffusion model restricted to `source`, and the networks of `TinyWorld`."""
         generator = _restricted(SOURCES[source.removeprefix(PREFIX)], profile)
         return cls(profile, source, generator, cls.clip(profile), *cls.load_judges(profile))
 
@@ -48,7 +49,7 @@ class TinyDiffusionWorld(World):
         return TinyWorld.clip(profile)
 
     @classmethod
-    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
+    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, ...], str]:
         return TinyWorld.load_judges(profile)
 
     def as_scored(self, images: Tensor) -> Tensor:
@@ -88,5 +89,5 @@ def _renders(domain: Domain, n: int, purpose: str) -> Tensor:
     return torch.cat([reduce(render(part, domain)) for part in z.split(50)])
 
 
-def _restricted(domain: Domain, profile: Profile) -> nn.Module:
+def _restricted(domain: Domain, profile: Profile) -> DiffusionGenerator:
     return generator_of(world_diffusion(), domain, **profile.diffusion.as_dict())

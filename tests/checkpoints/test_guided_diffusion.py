@@ -36,7 +36,7 @@ def state(recorded) -> State:
 
 @pytest.fixture(scope="module")
 def unet(state) -> nn.Module:
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
     imported = from_guided_diffusion(state, "tiny.pt", HEAD)
     unet = UNet2DModel(**imported.config)
@@ -166,7 +166,7 @@ def test_published_p2_models_are_recognised():
     [([1, 2], set(), 2), ([1, 1, 2], {0, 1}, 2), ([1, 2, 4], {2}, 3), ([2, 4], {0}, 1)],
 )
 def test_other_depths_are_read_or_refused_never_misread(multipliers, attention, blocks):
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
     state = Original(64, multipliers, attention, blocks).state()
     if multipliers[0] != 1:

@@ -42,7 +42,7 @@ def write_nvidia(path: Path) -> nn.Module:
 
 def write_unet(path: Path) -> nn.Module:
     """The recorded network with heads of 64 channels instead of 16, as the published ones have."""
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
     with np.load(GOLDEN / "adm_unet_tiny.npz", allow_pickle=False) as file:
         state = {k[3:]: torch.from_numpy(file[k]) for k in file.files if k.startswith("sd/")}

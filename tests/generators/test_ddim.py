@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers.models import UNet2DModel
 from small_networks import assert_continues, small_space, small_unet
 from torch import Tensor, nn
 

@@ -78,7 +78,7 @@ def test_ten_steps_equal_the_recorded_trajectory():
 
 def test_a_model_with_learned_variance_is_sampled_by_its_noise_alone():
     """ADM: of six output channels the first three are the noise."""
-    from diffusers import UNet2DModel
+    from diffusers.models import UNet2DModel
 
     state = recorded("adm_unet_tiny.npz")
     state = {k.removeprefix("sd/"): v.float() for k, v in state.items() if k.startswith("sd/")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers.models import UNet2DModel
 from small_networks import small_space, small_unet
 from torch import Tensor
 
