@@ -25,7 +25,7 @@ from airlib.tinyworld.domains import Domain
 from airlib.tinyworld.encoder import load_encoder
 from airlib.tinyworld.exam import examine
 from airlib.tinyworld.judge import NETWORKS as JUDGE_NETWORKS
-from airlib.tinyworld.judge import Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
@@ -136,7 +136,7 @@ def mean_truth_gap() -> float:
 
 
 @torch.no_grad()
-def frechet_ratio(generator: StyleGAN2, judge: Judge | VitJudge, n: int = SAMPLES) -> float:
+def frechet_ratio(generator: StyleGAN2, judge: ConvJudge | VitJudge, n: int = SAMPLES) -> float:
     """How visible the generator is to the judge, on the scale of an adaptation.
 
     The Frechet distance of n generated people to n held-out renders of people, divided by that of

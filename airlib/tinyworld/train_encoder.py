@@ -23,7 +23,7 @@ from airlib.seeding import rng as stream
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, Domain
 from airlib.tinyworld.encoder import NAME, TinyEncoder
-from airlib.tinyworld.judge import Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import SOURCES, condition, world_generator
@@ -150,7 +150,7 @@ def held_out(domain: Domain, n: int) -> Tensor:
 
 @torch.no_grad()
 def recognised(
-    judge: Judge | VitJudge, drawn: Tensor, pictures: Tensor, domain: Domain
+    judge: ConvJudge | VitJudge, drawn: Tensor, pictures: Tensor, domain: Domain
 ) -> dict[str, float]:
     """Shares of images [n, 3, H, W] in which the judge finds what is in the pictures."""
     read, wanted = judge(drawn), judge(pictures)

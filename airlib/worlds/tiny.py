@@ -20,7 +20,7 @@ from airlib.profiles import Profile, method_names
 from airlib.results import Metric
 from airlib.tinyworld import train_generator
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import NETWORKS, ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.tiny_clip import tiny_encoder
@@ -57,7 +57,7 @@ class TinyWorld(World):
         return ClipSpace([(tiny_encoder(), weight) for weight in weights])
 
     @classmethod
-    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
+    def load_judges(cls, profile: Profile) -> tuple[tuple[ConvJudge, VitJudge], str]:
         """Both are shipped."""
         return tuple(load_judge(name) for name in NETWORKS), ""
 

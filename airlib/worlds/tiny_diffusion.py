@@ -21,7 +21,7 @@ from airlib.profiles import Profile
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import Judge, VitJudge
+from airlib.tinyworld.judge import ConvJudge, VitJudge
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_diffusion import enlarge, generator_of, reduce, world_diffusion
 from airlib.worlds.base import World
@@ -48,7 +48,7 @@ class TinyDiffusionWorld(World):
         return TinyWorld.clip(profile)
 
     @classmethod
-    def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, VitJudge], str]:
+    def load_judges(cls, profile: Profile) -> tuple[tuple[ConvJudge, VitJudge], str]:
         return TinyWorld.load_judges(profile)
 
     def as_scored(self, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from airlib.evaluation.protocols import Scores, evaluate
 from airlib.evaluation.text_alignment import clip_diversity
 from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.tinyworld.judge import Judge, VitJudge
+from airlib.tinyworld.judge import ConvJudge, VitJudge
 
 OUTPUTS = {"species": 9, "damage": 7}
 
@@ -34,7 +34,7 @@ def pictures(n: int, seed: int = 0, brightness: float = 0.0) -> torch.Tensor:
 def networks():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        judges = Judge(OUTPUTS, width=8), VitJudge(OUTPUTS, width=16, depth=2, heads=2, size=16)
+        judges = ConvJudge(OUTPUTS, width=8), VitJudge(OUTPUTS, width=16, depth=2, heads=2, size=16)
     return [judge.eval().requires_grad_(False) for judge in judges], small_encoder()
 
 
