@@ -22,8 +22,8 @@ from airlib.seeding import rng
 from airlib.studies import hypernetwork
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.encoder import load_encoder
 from airlib.tinyworld.exam import examine
+from airlib.tinyworld.inversion_encoder import load_encoder
 from airlib.tinyworld.judge import NETWORKS as JUDGE_NETWORKS
 from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
@@ -37,13 +37,13 @@ from airlib.tinyworld.train_diffusion import (
     held_out_error,
     world_diffusion,
 )
-from airlib.tinyworld.train_encoder import EncoderTask, quality
 from airlib.tinyworld.train_generator import (
     GeneratorTask,
     NarrowGeneratorTask,
     condition,
     fidelity,
 )
+from airlib.tinyworld.train_inversion_encoder import EncoderTask, quality
 from airlib.tinyworld.train_judge import accuracies
 from airlib.worlds import open_world
 from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, world_generator
