@@ -5,7 +5,7 @@ r"""Inversion: from an image to the latents a generator draws it with.
     generator(inversion.latents)                   # inversion.reconstruction, near `images`
 
 `inverters` puts this and faster ways behind one interface. W+ optimisation as in II2S (Zhu et al.
-2020), starting at the mean latent or where an encoder says, all entries of w+ free:
+2020), starting at the mean latent or at an inversion encoder's, all entries of w+ free:
 
     L(w) = |G(w) - I|^2 / pixels + perceptual(G(w), I) + lambda_p mean(v^2)
 

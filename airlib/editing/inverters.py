@@ -11,9 +11,9 @@ r"""Pictures into latents of a source generator, and out again by an adapted one
     inverter.draw(nada.apply(source), found.latents)      # by another model, inverted once
 
 With a StyleGAN2 latents are w+ (AIR, supplement, Fig. 9); an inversion encoder takes pictures
-[n, 3, H, H] of the generator's size to them: `tinyworld.encoder`, or an e4e or ReStyle of faces
-(`generators.restyle`). With a diffusion model they are x at the return time t0 of DDIM, as in
-DiffusionCLIP (Kim et al. 2022) and AIR (supplement E.2, Fig. 10); t0 decides how much can change:
+[n, 3, H, H] of the generator's size to them: `tinyworld.inversion_encoder`, or an e4e or ReStyle of
+faces (`generators.restyle`). With a diffusion model latents are x at the return time t0 of DDIM, as
+in DiffusionCLIP (Kim et al. 2022) and AIR (supplement E.2, Fig. 10); t0 decides how much can change:
 400 of 1000 is DiffusionCLIP's default, its examples have up to 601. The error of the reconstruction
 is what the way there and back costs without any adaptation; no edit can be expected to keep more.
 """
@@ -36,7 +36,7 @@ from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.images.checks import checked_pictures
 
-Encoder = Callable[[Tensor], Tensor]
+InversionEncoder = Callable[[Tensor], Tensor]  # pictures [n, 3, H, H] -> w+ [n, num_ws, w_dim]
 
 
 class Inverter(Protocol):
@@ -56,7 +56,7 @@ class ByEncoder:
     """Latents as an encoder sees them; errors have "perceptual" if it is given."""
 
     generator: StyleGAN2
-    encoder: Encoder
+    encoder: InversionEncoder
     perceptual: PerceptualEmbedding | None = None
 
     def __call__(self, images: Tensor) -> Inversion:
@@ -77,7 +77,7 @@ class BySearch:
     perceptual: PerceptualEmbedding
     prior: PNorm
     config: InversionConfig = field(default_factory=InversionConfig)
-    encoder: Encoder | None = None
+    encoder: InversionEncoder | None = None
     curvature: Curvature | None = None
 
     def __call__(self, images: Tensor) -> Inversion:
@@ -132,7 +132,7 @@ def edit(inverter: Inverter, adapted: Generator, images: Tensor) -> Manipulation
 
 
 @torch.no_grad()
-def encoded(encoder: Encoder, images: Tensor) -> Tensor:
+def encoded(encoder: InversionEncoder, images: Tensor) -> Tensor:
     """Latents of images [n, 3, H, H], a few at a time."""
     return torch.cat([encoder(part) for part in images.split(8)])
 

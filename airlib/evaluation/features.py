@@ -57,7 +57,7 @@ def labels_of(metrics: Iterable[Metric]) -> dict[str, str]:
 
 
 class Judge(Protocol):
-    """A frozen network that measures distances of images, e.g. `tinyworld.judge.Judge`.
+    """A frozen network that measures distances of images, e.g. `tinyworld.judge.ConvJudge`.
 
     config: JSON values; "network" is the name of what gives `features`, "maps" of what gives
     `maps` if that is another, "size" the only image size that it sees if there is one.

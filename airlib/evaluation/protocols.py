@@ -1,6 +1,6 @@
 """Named protocols: what is measured of a set of images.
 
-    scores = evaluate(batches, reference, "full", pair="human-baby", method="air", seed=0)
+    scores = scores_of(batches, reference, "full", pair="human-baby", method="air", seed=0)
     scores.metrics        # list of Metric; each says how it was made, e.g. "fd300_judge: ..."
     scores.omitted        # {"overlap": "k = 3 neighbours need sets of ..."}
 
@@ -57,7 +57,7 @@ class Scores:
     images: Tensor  # the first ones, as far as perceptual distances need them
 
 
-def evaluate(
+def scores_of(
     batches: Iterable[Tensor], reference: Reference, protocol: str = "quick",
     cache: Path | None = None,
     pair: str | None = None, method: str | None = None, seed: int | None = None,

@@ -23,7 +23,7 @@ from airlib.clip_space.embedding_cache import cache_directory, encoder_hash, lis
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.evaluation.features import Judge, Reference
-from airlib.evaluation.protocols import PROTOCOLS, Scores, evaluate
+from airlib.evaluation.protocols import PROTOCOLS, Scores, scores_of
 from airlib.experiments.score_table import Report, Scored
 from airlib.experiments.sweep import label_of, world_of
 from airlib.images.folders import ImageSet, open_image_set, save_images
@@ -192,7 +192,7 @@ def _score_images(
             "--references DIR"
         )
     folder = _cache(reference.judges, reference.encoder)(*_identity(images))
-    scores = evaluate(images, reference, protocol, folder, pair, images.name)
+    scores = scores_of(images, reference, protocol, folder, pair, images.name)
     return Scored(images.name, _not_empty(images.name, scores), images.skipped)
 
 

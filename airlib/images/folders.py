@@ -1,7 +1,7 @@
 """A folder of images from any tool, as the batches [B, 3, H, W] in [-1, 1] that metrics take.
 
     images = open_image_set(Path("samples"), resize=64)
-    scores = evaluate(images, reference, "full")
+    scores = scores_of(images, reference, "full")
 
 PNG, JPEG, WebP and BMP files count, by name; hidden files and sub-folders do not. Pictures come
 out as people see them: upright by their EXIF orientation, gray as three equal channels, transparent

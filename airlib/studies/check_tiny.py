@@ -22,10 +22,10 @@ from airlib.seeding import rng
 from airlib.studies import hypernetwork
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.encoder import load_encoder
 from airlib.tinyworld.exam import examine
+from airlib.tinyworld.inversion_encoder import load_encoder
 from airlib.tinyworld.judge import NETWORKS as JUDGE_NETWORKS
-from airlib.tinyworld.judge import Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
@@ -37,13 +37,13 @@ from airlib.tinyworld.train_diffusion import (
     held_out_error,
     world_diffusion,
 )
-from airlib.tinyworld.train_encoder import EncoderTask, quality
 from airlib.tinyworld.train_generator import (
     GeneratorTask,
     NarrowGeneratorTask,
     condition,
     fidelity,
 )
+from airlib.tinyworld.train_inversion_encoder import EncoderTask, quality
 from airlib.tinyworld.train_judge import accuracies
 from airlib.worlds import open_world
 from airlib.worlds.tiny import GAP_SAMPLES, SOURCES, TinyWorld, world_generator
@@ -143,7 +143,7 @@ def mean_truth_gap() -> float:
 
 
 @torch.no_grad()
-def frechet_ratio(generator: StyleGAN2, judge: Judge | VitJudge, n: int = SAMPLES) -> float:
+def frechet_ratio(generator: StyleGAN2, judge: ConvJudge | VitJudge, n: int = SAMPLES) -> float:
     """How visible the generator is to the judge, on the scale of an adaptation.
 
     The Frechet distance of n generated people to n held-out renders of people, divided by that of

@@ -23,7 +23,7 @@ from airlib.editing.inverters import (
     edit,
 )
 from airlib.evaluation.perceptual import paired_l1
-from airlib.evaluation.protocols import evaluate
+from airlib.evaluation.protocols import scores_of
 from airlib.results import Metric
 from airlib.worlds import World
 from airlib.worlds.inverting import Way, inverter_of
@@ -53,7 +53,7 @@ def score(
     n, truth = len(edits), world.edited_truth(pair, len(edits))
     reference = replace(world.reference(pair), truth=truth)
     parts = world.as_scored(edits).split(50)
-    found = evaluate(parts, reference, pair=pair, method=method, seed=seed).metrics
+    found = scores_of(parts, reference, pair=pair, method=method, seed=seed).metrics
     kept = paired_l1(edits, pictures[:n].to(edits.device)).mean().item() / 2
     how = f"kept{n}: share of the pixel range, to the picture that was edited"
     return [*found, Metric("kept_l1", kept, n, None, how, pair, method, seed)]

@@ -17,7 +17,7 @@ TASKS = {  # name -> module and class; imported when asked for
     "stylegan2_narrow": ("tinyworld.train_generator", "NarrowGeneratorTask"),
     "diffusion": ("tinyworld.train_diffusion", "DiffusionTask"),
     "hypernetwork": ("studies.hypernetwork", "HypernetworkTask"),
-    "encoder": ("tinyworld.train_encoder", "EncoderTask"),
+    "encoder": ("tinyworld.train_inversion_encoder", "EncoderTask"),
 }
 
 

@@ -24,7 +24,7 @@ from airlib.seeding import rng as stream
 from airlib.tinyworld.artefacts import KINDS, damage
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import SPECIES, STYLES, Domain, all_domains
-from airlib.tinyworld.judge import Judge, VitJudge
+from airlib.tinyworld.judge import ConvJudge, VitJudge
 from airlib.tinyworld.renderer import render
 
 IMAGES = 48  # in each set; equal for all, so that the bias of the Frechet distance is, too
@@ -41,7 +41,7 @@ EXAM_PAIRS = tuple(
 
 
 def examine(
-    judge: Judge | VitJudge,
+    judge: ConvJudge | VitJudge,
     name: str,
     seed: int,
     domains: list[Domain] | None = None,
@@ -68,7 +68,7 @@ def examine(
 
 
 def exam_table(
-    judge: Judge | VitJudge, seed: int, domains: list[Domain] | None = None, n: int = IMAGES
+    judge: ConvJudge | VitJudge, seed: int, domains: list[Domain] | None = None, n: int = IMAGES
 ) -> list[dict]:
     """One row per domain: the share of right orderings of each link, and what went wrong.
 
@@ -82,7 +82,7 @@ def exam_table(
 class Exhibits:
     """Features [n, F] of the sets that a judge is shown, each rendered and read once."""
 
-    def __init__(self, judge: Judge | VitJudge, seed: int, n: int) -> None:
+    def __init__(self, judge: ConvJudge | VitJudge, seed: int, n: int) -> None:
         self.judge, self.seed, self.n = judge, seed, n
         self._truth: dict[Domain, Tensor] = {}
         self._again: dict[Domain, dict] = {}

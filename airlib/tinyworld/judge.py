@@ -5,9 +5,9 @@ on renders of the tiny world, to read the domain (species, age, style), the late
 continuous: pose, light, colours, expression) and *how damaged* an image is. The last task is why
 they can judge: a network that never saw dots, blur or checkerboards takes them for a zombie's skin.
 
-`Judge` is a conv net and `VitJudge` a vision transformer; what fools one architecture need not fool
-the other. `features` feeds Frechet distances, `maps` perceptual ones. `train_judge.py` trains them,
-`exam.py` examines them before they are allowed to judge.
+`ConvJudge` is a conv net and `VitJudge` a vision transformer; what fools one architecture need not
+fool the other. `features` feeds Frechet distances, `maps` perceptual ones. `train_judge.py` trains
+them, `exam.py` examines them before they are allowed to judge.
 """
 
 from abc import ABC, abstractmethod
@@ -30,17 +30,13 @@ class Reader(nn.Module, ABC):
         channels: number of features.
     """
 
+    title: str  # what gives the features, in words: recorded results name it
     layer_weights = None  # of `maps` in perceptual distances: all channels count the same
     map_size = None  # maps are those of the image itself
 
     def __init__(self, outputs: dict[str, int], channels: int) -> None:
         super().__init__()
         self.heads = nn.ModuleDict({name: nn.Linear(channels, n) for name, n in outputs.items()})
-
-    @property
-    def title(self) -> str:
-        """What gives the features, in words."""
-        return type(self).__name__
 
     @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -67,13 +63,15 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequ
     )
 
 
-class Judge(Reader):
+class ConvJudge(Reader):
     """Four stages of 3x3 convolutions; maps at 1/2, 1/4, 1/8 and 1/8 of the resolution.
 
     Args:
         outputs: as of `Reader`.
         width: channels of the first stage; the others have 2x, 4x and 4x as many.
     """
+
+    title = "Judge"
 
     def __init__(self, outputs: dict[str, int], width: int = 32) -> None:
         c = width
@@ -136,6 +134,7 @@ class VitJudge(Reader):
     Raises AirlibError if heads do not divide the width, or patches the size.
     """
 
+    title = "VitJudge"
     patch = 8
 
     def __init__(
@@ -176,13 +175,13 @@ class VitJudge(Reader):
         return [tokens.transpose(1, 2).unflatten(2, (self.side, -1)) for tokens in found]
 
 
-NETWORKS = {"judge": Judge, "judge_vit": VitJudge}
+NETWORKS = {"judge": ConvJudge, "judge_vit": VitJudge}
 
 # What building a network from another file's configuration and tensors may raise.
 _FOREIGN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def load_judge(source: str | Path = "judge") -> Judge | VitJudge:
+def load_judge(source: str | Path = "judge") -> ConvJudge | VitJudge:
     """A trained judge, frozen, in float32 and in evaluation mode.
 
     source: the name of a shipped judge, or the path of a weights file. Raises AirlibError if the

@@ -37,7 +37,7 @@ from airlib.generators.diffusion import ConditionalUNet, DiffusionGenerator
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import NETWORKS, Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import NETWORKS, ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.pool import Pool, load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
@@ -195,7 +195,7 @@ def held_out_error(network: ConditionalUNet, n: int = 1000) -> dict[str, float]:
 
 @torch.no_grad()
 def frechet_ratios(
-    network: ConditionalUNet, judges: dict[str, Judge | VitJudge], n: int = FRECHET_SAMPLES
+    network: ConditionalUNet, judges: dict[str, ConvJudge | VitJudge], n: int = FRECHET_SAMPLES
 ) -> dict[str, float]:
     """How visible ten-step samples of each source domain are, on the scale of an adaptation.
 

@@ -19,7 +19,7 @@ from airlib.tinyworld.artefacts import KINDS, attack, damage_randomly
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, STYLES
 from airlib.tinyworld.exam import examine
-from airlib.tinyworld.judge import Judge, VitJudge
+from airlib.tinyworld.judge import ConvJudge, VitJudge
 from airlib.tinyworld.pool import load_pool
 
 BATCH = 128
@@ -40,7 +40,7 @@ class JudgeTask:
     """The conv net as a task of `airlib.training.loop`."""
 
     name = "judge"
-    network = Judge
+    network = ConvJudge
     peak, warm_up = 3e-3, 0.03  # learning rate, and the share of the steps that leads up to it
 
     def __init__(self, seed: int = 0, steps: int = 1500, pool_size: int = POOL_SIZE) -> None:
@@ -117,7 +117,7 @@ class VitJudgeTask(JudgeTask):
 
 
 @torch.no_grad()
-def accuracies(judge: Judge | VitJudge, name: str, seed: int) -> dict[str, float]:
+def accuracies(judge: ConvJudge | VitJudge, name: str, seed: int) -> dict[str, float]:
     """Accuracy of each label on 1,000 test renders, and the explained variance (R^2) of damage.
 
     `name` is the task's; the metrics are called `NAME_species`, ..., `NAME_damage_r2`.

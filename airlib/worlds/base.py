@@ -15,7 +15,7 @@ from airlib.clip_space.encoder import ClipSpace
 from airlib.clip_space.templates import NADA_TEMPLATES
 from airlib.errors import AirlibError
 from airlib.evaluation.features import NO_JUDGES, Judge, Reference
-from airlib.evaluation.protocols import Scores, evaluate
+from airlib.evaluation.protocols import Scores, scores_of
 from airlib.generators.base import DrawnBatches, Generator
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.registry import REGULARIZERS, defaults_of, method_class
@@ -182,7 +182,7 @@ class World(ABC):
         seed: int | None, protocol: str = "quick", cache: Path | None = None,
     ) -> Scores:  # fmt: skip
         """The metrics of any protocol, of images that were drawn from `z` in order."""
-        return evaluate(batches, reference, protocol, cache, pair, method, seed)
+        return scores_of(batches, reference, protocol, cache, pair, method, seed)
 
     # -- adaptation ----------------------------------------------------------------------------
     def adapt(

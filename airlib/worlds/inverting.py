@@ -13,7 +13,7 @@ from airlib.assets.store import asset_file
 from airlib.checkpoints.e4e import read_e4e
 from airlib.editing.curvature import Curvature
 from airlib.editing.inversion import InversionConfig
-from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, Encoder, Inverter
+from airlib.editing.inverters import ByDdim, ByEncoder, BySearch, InversionEncoder, Inverter
 from airlib.editing.p_norm import PNorm
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
@@ -22,7 +22,7 @@ from airlib.generators.diffusion import DiffusionGenerator
 from airlib.generators.e4e import E4e, E4eConfig
 from airlib.generators.restyle import Restyle
 from airlib.seeding import rng
-from airlib.tinyworld.encoder import load_encoder
+from airlib.tinyworld.inversion_encoder import load_encoder
 
 if TYPE_CHECKING:
     from airlib.worlds.base import World
@@ -32,11 +32,13 @@ WAYS: tuple[Way, ...] = ("encoder", "refined", "search")
 
 
 def inverter_of(world: "World", way: Way | None = None) -> Inverter:
-    """How pictures are inverted in a world: by DDIM, or of a StyleGAN2 by an encoder, "refined" by
-    a search from there, or by a "search" from the mean latent.
+    """How pictures are inverted in a world: DDIM for a diffusion model; for a StyleGAN2 one of
+    "encoder" (an inversion encoder), "refined" (a search from its latents) and "search" (from the
+    mean latent).
 
-    way: default that of the profile; "search" where the source has no encoder.
-    Raises AirlibError for a way without its encoder, and for weights that were not fetched.
+    way: default that of the profile; "search" where the source has no inversion encoder.
+    Raises AirlibError for a way that needs an inversion encoder where there is none, and for
+    weights that were not fetched.
     """
     if world.draws_by_diffusion:
         numbers = world.profile.manipulation
@@ -59,7 +61,7 @@ def inverter_of(world: "World", way: Way | None = None) -> Inverter:
 
 
 @cache
-def _encoder(world: "World") -> Encoder | None:
+def _encoder(world: "World") -> InversionEncoder | None:
     """That of the profile for the world's source: the shipped one, a published one, or none."""
     name, weights = world.profile.inversion.encoders[world.source], world.profile.networks.weights
     if not name or name == "tiny":

@@ -76,7 +76,7 @@ GAN = small_generator()
 
 
 def read(images: Tensor) -> Tensor:
-    """An encoder: sixteen means of the picture are each entry of w+."""
+    """An inversion encoder: sixteen means of the picture are each entry of w+."""
     means = F.adaptive_avg_pool2d(images, 4).flatten(1)[:, :16]
     return GAN.mapping.w_avg + 0.3 * means[:, None].expand(-1, GAN.num_ws, -1)
 

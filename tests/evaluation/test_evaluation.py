@@ -29,7 +29,7 @@ from airlib.evaluation.perceptual import (
 from airlib.files import save_tensors
 from airlib.seeding import rng
 from airlib.tinyworld.artefacts import KINDS, damage, damage_randomly
-from airlib.tinyworld.judge import Judge, load_judge
+from airlib.tinyworld.judge import ConvJudge, load_judge
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -275,10 +275,10 @@ def test_runs_without_partner_are_refused():
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def judge() -> ConvJudge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Judge({"species": 9, "damage": 7}, width=8).eval()
+        return ConvJudge({"species": 9, "damage": 7}, width=8).eval()
 
 
 def test_judge_maps_and_features(judge):

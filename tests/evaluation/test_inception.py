@@ -19,7 +19,7 @@ from airlib.evaluation.networks.loading import random_state
 from airlib.evaluation.networks.lpips import Lpips
 from airlib.evaluation.networks.published_judge import PublishedJudge
 from airlib.evaluation.perceptual import scaled_down
-from airlib.evaluation.protocols import Scores, evaluate
+from airlib.evaluation.protocols import Scores, scores_of
 from airlib.seeding import rng
 
 PAIRED = {"paired_feature", "paired_l1", "paired_edge"}  # need true targets
@@ -119,7 +119,9 @@ def judge(weights) -> PublishedJudge:
 @pytest.fixture(scope="module")
 def scores(judge) -> Scores:
     reference = Reference.of([judge], small_encoder(), [pictures(12, 16)], sentences=["a cat"])
-    return evaluate([pictures(12, 16, seed=1)], reference, "full", pair="a-b", method="air", seed=0)
+    return scores_of(
+        [pictures(12, 16, seed=1)], reference, "full", pair="a-b", method="air", seed=0
+    )
 
 
 def test_every_column_but_those_of_true_targets_is_filled(scores):

@@ -15,11 +15,11 @@ from airlib.evaluation.features import LABELS, Reference, see
 from airlib.evaluation.frechet import frechet_distance
 from airlib.evaluation.kernel_distance import kernel_distance
 from airlib.evaluation.manifold import manifold
-from airlib.evaluation.protocols import Scores, evaluate
+from airlib.evaluation.protocols import Scores, scores_of
 from airlib.evaluation.text_alignment import clip_diversity
 from airlib.results import Metric
 from airlib.seeding import rng
-from airlib.tinyworld.judge import Judge, VitJudge
+from airlib.tinyworld.judge import ConvJudge, VitJudge
 
 OUTPUTS = {"species": 9, "damage": 7}
 
@@ -34,7 +34,7 @@ def pictures(n: int, seed: int = 0, brightness: float = 0.0) -> torch.Tensor:
 def networks():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        judges = Judge(OUTPUTS, width=8), VitJudge(OUTPUTS, width=16, depth=2, heads=2, size=16)
+        judges = ConvJudge(OUTPUTS, width=8), VitJudge(OUTPUTS, width=16, depth=2, heads=2, size=16)
     return [judge.eval().requires_grad_(False) for judge in judges], small_encoder()
 
 
@@ -58,7 +58,7 @@ def values(scores: Scores) -> dict[str, float]:
 
 
 def test_a_set_scored_against_itself(reference):
-    found = values(evaluate(pictures(60).split(16), reference, "full"))
+    found = values(scores_of(pictures(60).split(16), reference, "full"))
     for name in ("frechet", "frechet_vit", "clip_gap"):
         assert found[name] == pytest.approx(0, abs=1e-6), name
     for name in ("paired_feature", "paired_l1", "paired_edge"):  # the truth itself
@@ -70,8 +70,8 @@ def test_a_set_scored_against_itself(reference):
 
 def test_full_has_the_values_of_quick_first(reference):
     other = pictures(60, 1, 0.3)
-    quick = evaluate(other.split(50), reference, "quick", pair="a-b", method="air", seed=3)
-    full = evaluate(other.split(50), reference, "full", pair="a-b", method="air", seed=3)
+    quick = scores_of(other.split(50), reference, "quick", pair="a-b", method="air", seed=3)
+    full = scores_of(other.split(50), reference, "full", pair="a-b", method="air", seed=3)
     assert quick.metrics == full.metrics[: len(quick.metrics)]
     assert not quick.omitted and not full.omitted
     assert set(LABELS) <= {metric.name for metric in full.metrics}
@@ -85,7 +85,7 @@ def test_full_has_the_values_of_quick_first(reference):
 def test_values_are_those_of_the_metrics_on_plain_features(reference, networks):
     (judge, vit), encoder = networks
     x, y = pictures(40, 1, 0.3), pictures(60)
-    found = values(evaluate(x.split(16), reference, "full"))
+    found = values(scores_of(x.split(16), reference, "full"))
     close = {"rel": 1e-4, "abs": 1e-6}  # batches of another size round differently
     for suffix, network in (("", judge), ("_vit", vit)):
         a, b = network.features(x), network.features(y)
@@ -103,9 +103,9 @@ def test_values_are_those_of_the_metrics_on_plain_features(reference, networks):
 def test_order_and_batches_do_not_matter(reference):
     x = pictures(60, 1, 0.3)
     shuffled = x[torch.randperm(60, generator=rng(0, "order"))]
-    first = values(evaluate(x.split(60), reference, "full"))
+    first = values(scores_of(x.split(60), reference, "full"))
     for images, names in ((x.split(7), first), (shuffled.split(11), set(first) - PAIRED)):
-        again = values(evaluate(images, reference, "full"))
+        again = values(scores_of(images, reference, "full"))
         for name in names:
             assert again[name] == pytest.approx(first[name], rel=1e-3, abs=1e-6), name
 
@@ -116,8 +116,8 @@ PAIRED = {"paired_feature", "paired_l1", "paired_edge", "diversity"}
 
 def test_pixels_beyond_white_count_as_white(reference):
     x = pictures(30, 1) * 3
-    found = values(evaluate([x], reference, "full"))
-    assert found == pytest.approx(values(evaluate([x.clamp(-1, 1)], reference, "full")))
+    found = values(scores_of([x], reference, "full"))
+    assert found == pytest.approx(values(scores_of([x.clamp(-1, 1)], reference, "full")))
 
 
 # --- how sure
@@ -167,7 +167,7 @@ def test_interval_of_a_mean_over_pairs():
 def test_what_a_small_set_cannot_tell_is_named(networks, n, missing):
     images = pictures(60)
     reference = Reference.of(*networks, [images], images[:n], ["a cat"])
-    scores = evaluate([pictures(n, 1)], reference, "full")
+    scores = scores_of([pictures(n, 1)], reference, "full")
     assert set(scores.omitted) == set(missing)
     for measure, words in missing.items():
         assert words in scores.omitted[measure]
@@ -178,13 +178,13 @@ def test_one_image_is_too_few_for_sweeps_and_said_to_be(networks):
     images = pictures(60)
     reference = Reference.of(*networks, [images], images[:1])
     with pytest.raises(AirlibError, match="at least 2"):
-        evaluate([pictures(1, 1)], reference, "quick")
-    scores = evaluate([pictures(1, 1)], reference, "full")
+        scores_of([pictures(1, 1)], reference, "quick")
+    scores = scores_of([pictures(1, 1)], reference, "full")
     assert "Frechet distance" in scores.omitted and "overlap" in scores.omitted
 
 
 def test_one_image_over_and_over_gives_numbers(reference):
-    scores = evaluate([pictures(1, 1).expand(30, -1, -1, -1)], reference, "full")
+    scores = scores_of([pictures(1, 1).expand(30, -1, -1, -1)], reference, "full")
     assert not scores.omitted
     found = values(scores)
     assert all(map(math.isfinite, found.values()))
@@ -194,12 +194,12 @@ def test_one_image_over_and_over_gives_numbers(reference):
 
 def test_without_judges_truth_or_texts_fewer_measures_apply(networks):
     judges, encoder = networks
-    scores = evaluate([pictures(20, 1)], Reference.of((), encoder, [pictures(30)]), "full")
+    scores = scores_of([pictures(20, 1)], Reference.of((), encoder, [pictures(30)]), "full")
     names = {"clip_distance", "clip_gap", "clip_generated_diversity", "clip_reference_diversity"}
     assert set(by_name(scores)) == names
     assert scores.omitted["overlap"] == "this profile has no judges"
     assert "no pair was named" in scores.omitted["text alignment"]
-    scores = evaluate([pictures(20, 1)], Reference.of(judges, encoder, [pictures(30)]), "full")
+    scores = scores_of([pictures(20, 1)], Reference.of(judges, encoder, [pictures(30)]), "full")
     assert set(scores.omitted) == {"paired distances", "text alignment"}
 
 
@@ -208,18 +208,18 @@ def test_broken_pixels_are_named_before_anything_is_kept(reference, tmp_path, va
     images = pictures(30, 1)
     images[17, 1, 3, 3] = value
     with pytest.raises(AirlibError, match="image 17 holds NaN or infinite pixels"):
-        evaluate(images.split(10), reference, "full", tmp_path / "set")
+        scores_of(images.split(10), reference, "full", tmp_path / "set")
     assert len(list((tmp_path / "set").iterdir())) == 1  # the batch before
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 16, 16), (3, 16, 16), (0, 3, 16, 16)])
 def test_other_shapes_are_refused(reference, shape):
     with pytest.raises(AirlibError, match=r"expected images \[B, 3, H, W\]"):
-        evaluate([torch.zeros(shape)], reference)
+        scores_of([torch.zeros(shape)], reference)
     with pytest.raises(AirlibError, match="no images"):
-        evaluate([], reference)
+        scores_of([], reference)
     with pytest.raises(AirlibError, match="unknown protocol 'fast'; choose from quick, text, "):
-        evaluate([pictures(4)], reference, "fast")
+        scores_of([pictures(4)], reference, "fast")
 
 
 # --- stopped and started again
@@ -247,12 +247,12 @@ class Batches(Sequence):
 
 def test_a_stopped_evaluation_ends_with_the_same_numbers(reference, tmp_path):
     images = pictures(60, 1, 0.3)
-    whole = evaluate(images.split(10), reference, "full")
+    whole = scores_of(images.split(10), reference, "full")
     for last in (0, 1, 4, 5):  # every attempt gets further
         with pytest.raises(Stopped):
-            evaluate(Batches(images, last), reference, "full", tmp_path)
+            scores_of(Batches(images, last), reference, "full", tmp_path)
         assert len(list(tmp_path.iterdir())) == last
-    assert evaluate(Batches(images), reference, "full", tmp_path).metrics == whole.metrics
+    assert scores_of(Batches(images), reference, "full", tmp_path).metrics == whole.metrics
 
 
 def test_known_batches_are_not_asked_for_again(networks, tmp_path):

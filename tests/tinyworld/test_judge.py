@@ -12,24 +12,24 @@ from airlib.seeding import rng
 from airlib.tinyworld.artefacts import KINDS, attack
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.exam import LINKS, Exhibits, exam_table, examine, other_species
-from airlib.tinyworld.judge import Judge, VitJudge, load_judge
+from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.train_judge import JudgeTask, VitJudgeTask
 
 SHAPES = {  # of the maps of the small networks below
-    Judge: [(8, 32, 32), (16, 16, 16), (32, 8, 8), (32, 8, 8)],
+    ConvJudge: [(8, 32, 32), (16, 16, 16), (32, 8, 8), (32, 8, 8)],
     VitJudge: [(16, 8, 8), (16, 8, 8)],
 }
 
 
-def small(network: type) -> Judge | VitJudge:
-    options = {"width": 8} if network is Judge else {"width": 16, "depth": 2, "heads": 2}
+def small(network: type) -> ConvJudge | VitJudge:
+    options = {"width": 8} if network is ConvJudge else {"width": 16, "depth": 2, "heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return network({"species": 9, "damage": 7}, **options).eval()
 
 
-@pytest.fixture(params=[Judge, VitJudge])
-def judge(request) -> Judge | VitJudge:
+@pytest.fixture(params=[ConvJudge, VitJudge])
+def judge(request) -> ConvJudge | VitJudge:
     return small(request.param)
 
 
@@ -46,6 +46,10 @@ def test_maps_features_and_heads(judge):
     shapes = {name: tuple(output.shape) for name, output in judge(images()).items()}
     assert shapes == {"species": (3, 9), "damage": (3, 7)}
     torch.testing.assert_close(judge.features(images().clamp(-1, 1)), features)
+
+
+def test_titles_are_those_that_recorded_results_name():
+    assert [small(network).title for network in SHAPES] == ["Judge", "VitJudge"]
 
 
 @torch.no_grad()

@@ -1,14 +1,15 @@
-r"""Training of the encoder (`tinyworld.encoder`) through the frozen world generator G.
+r"""Training of the inversion encoder E (`tinyworld.inversion_encoder`) through the frozen G.
 
-The latent w of a render is known: it is what the mapping network makes of the same sitter. The
-first steps ask for it alone, which is cheap, because G has not to draw (`lesson_loss`). Then
+G is the world generator. The latent w of a render is known: the mapping network makes it of the
+same sitter. The first steps ask for w alone, which is cheap, because G does not draw
+(`EncoderTask.lesson_loss`). Then
 
     L = |G(E(x)) - x| / pixels + d(G(E(x)), x) + lambda_w |E(x) - w|^2 / variance of w
 
 where d is the distance in the maps of the first judge (`evaluation.perceptual`). Half of these
 batches are renders, pictures that no generator drew; the other half are drawn by G. lambda_w keeps
-codes where G was trained, so that an adapted copy knows what to make of them. One encoder for
-people and dogs: they share G, and differ in w alone.
+codes where G was trained, so that an adapted copy knows what to make of them. One inversion encoder
+serves people and dogs: they share G, and differ in w alone.
 """
 
 import math
@@ -22,8 +23,8 @@ from airlib.generators.stylegan2 import StyleGAN2
 from airlib.seeding import rng as stream
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import AGES, SPECIES, Domain
-from airlib.tinyworld.encoder import NAME, TinyEncoder
-from airlib.tinyworld.judge import Judge, VitJudge, load_judge
+from airlib.tinyworld.inversion_encoder import NAME, TinyEncoder
+from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import SOURCES, condition, world_generator
@@ -150,7 +151,7 @@ def held_out(domain: Domain, n: int) -> Tensor:
 
 @torch.no_grad()
 def recognised(
-    judge: Judge | VitJudge, drawn: Tensor, pictures: Tensor, domain: Domain
+    judge: ConvJudge | VitJudge, drawn: Tensor, pictures: Tensor, domain: Domain
 ) -> dict[str, float]:
     """Shares of images [n, 3, H, W] in which the judge finds what is in the pictures."""
     read, wanted = judge(drawn), judge(pictures)

@@ -1,4 +1,4 @@
-"""The encoder of the tiny world: what it is taught, and what the shipped one can do."""
+"""The inversion encoder of the tiny world: what it is taught, and what the shipped one can do."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ from airlib.seeding import rng
 from airlib.studies.check_tiny import load_record
 from airlib.studies.train_tiny import TASKS
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.encoder import NAME, TinyEncoder, load_encoder
+from airlib.tinyworld.inversion_encoder import NAME, TinyEncoder, load_encoder
 from airlib.tinyworld.judge import WEIGHTS, load_judge
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.train_encoder import BATCH, EncoderTask, held_out, recognised
 from airlib.tinyworld.train_generator import SOURCES, condition
+from airlib.tinyworld.train_inversion_encoder import BATCH, EncoderTask, held_out, recognised
 from airlib.training.loop import TrainingRun
 
 
@@ -63,7 +63,7 @@ def test_the_latent_of_a_render_is_that_of_its_sitter(task):
 
 
 def test_knowing_nothing_costs_the_whole_variance(task):
-    """The untrained encoder answers with the mean."""
+    """The untrained inversion encoder answers with the mean."""
     losses = [task.lesson_loss(rng(0, "lesson", i)).item() for i in range(4)]
     assert sum(losses) / 4 == pytest.approx(1, abs=0.1)
 
@@ -81,7 +81,7 @@ def test_train_tiny_knows_it():
     assert TASKS[NAME] == (EncoderTask.__module__.removeprefix("airlib."), "EncoderTask")
 
 
-# --- published encoders of faces
+# --- published inversion encoders of faces
 
 
 def small_e4e(channels: int) -> E4e:

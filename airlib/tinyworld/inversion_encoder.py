@@ -1,14 +1,15 @@
-"""The encoder of the tiny world: portraits [B, 3, 64, 64] -> w+ [B, num_ws, w_dim], in one pass.
+"""The inversion encoder of the tiny world: portraits [B, 3, 64, 64] -> w+ [B, num_ws, w_dim].
 
     latents = load_encoder()(pictures)
     world.generator(latents)                       # near `pictures`, people and dogs alike
 
-A residual network reads the picture down to 4 x 4 positions. As e4e's, a code is one vector for the
-whole picture and a small difference per layer, relative to the mean latent:
+One pass inverts a picture: a residual network reads it down to 4 x 4 positions. As in e4e (Tov et
+al. 2021), the code is one vector for the whole picture and a small difference per layer, relative
+to the mean latent:
 
     w_i = latent_avg + shared + delta_i
 
-It is told nothing but the picture. `tinyworld.train_encoder` trains it.
+The network is told nothing but the picture. `tinyworld.train_inversion_encoder` trains it.
 """
 
 from pathlib import Path
@@ -41,7 +42,16 @@ class Residual(nn.Module):
 
 
 class TinyEncoder(nn.Module):
-    """Codes start at `latent_avg` [w_dim], whatever the picture: the heads start at zero."""
+    """Reads portraits [B, 3, resolution, resolution] into w+ [B, num_ws, w_dim].
+
+    Untrained, it answers every picture with `latent_avg` [w_dim]: its heads start at zero.
+
+    Args:
+        num_ws: latents per picture, one for each layer of the generator.
+        w_dim: numbers per latent.
+        resolution: height and width of the pictures, a multiple of 16.
+        width: channels of the first stage.
+    """
 
     def __init__(self, num_ws: int = 10, w_dim: int = 128, resolution: int = 64, width: int = 32):
         super().__init__()
@@ -59,14 +69,21 @@ class TinyEncoder(nn.Module):
         self.register_buffer("latent_avg", torch.zeros(w_dim))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1]; values outside are clipped, as in a saved picture."""
+        """Images [B, 3, H, W] in [-1, 1] -> w+ [B, num_ws, w_dim].
+
+        Values outside [-1, 1] are clipped, as in a saved picture.
+        """
         code = self.code(self.body(images.clamp(-1, 1)).flatten(1))
         deltas = self.deltas(code).float().unflatten(1, (self.config["num_ws"], -1))
         return self.latent_avg + self.shared(code).float()[:, None] + deltas
 
 
 def load_encoder(path: str | Path = WEIGHTS / f"{NAME}.safetensors") -> TinyEncoder:
-    """The trained encoder, frozen, in float32; AirlibError if the file holds none."""
+    """The trained inversion encoder, frozen, in float32 and in evaluation mode.
+
+    path: a weights file; default the shipped one. Raises AirlibError if the file is missing,
+    damaged, or of another network.
+    """
     tensors, config = load_tensors(path)
     try:
         encoder = TinyEncoder(**config)
@@ -75,6 +92,6 @@ def load_encoder(path: str | Path = WEIGHTS / f"{NAME}.safetensors") -> TinyEnco
         )
     except (TypeError, RuntimeError) as error:
         raise AirlibError(
-            f"{path} does not hold the encoder; run `airlib train-tiny {NAME}`"
+            f"{path} does not hold the inversion encoder; run `airlib train-tiny {NAME}`"
         ) from error
     return encoder.requires_grad_(False).eval()
