@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +188,7 @@ class _Run:
         )
         self.log: list[dict] = []
         self.done, self.collapsed = 0, 0
-        self.header = {
+        header = {
             "source": fingerprint(source),
             "parameterization": parameterization.name,
             "parameterization_module": parameterization.module,
@@ -197,7 +197,7 @@ class _Run:
             "adaptation": asdict(config),
             "labels": labels,
         }
-        self.header = json.loads(json.dumps(self.header))  # tuples become lists, as in a file
+        self.header: dict[str, Any] = json.loads(json.dumps(header))  # with lists, as in a file
         if not config.mixing:  # runs and results from before there was mixing are of this kind
             del self.header["adaptation"]["mixing"]
 

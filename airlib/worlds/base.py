@@ -206,8 +206,10 @@ class World(ABC):
         given = {} if parameterization is None else {"parameterization": _name(parameterization)}
         numbers = self.numbers(method, pair, {**options, **given})
         moving = self.parameterization(parameterization or numbers["parameterization"], pair)
-        by_name = isinstance(method, str)
-        objective = self.objective(method, pair, numbers, seed) if by_name else method
+        if isinstance(method, str):
+            objective = self.objective(method, pair, numbers, seed)
+        else:
+            objective = method
         labels = {"profile": self.profile.name, "method": name, "pair": pair, "numbers": numbers}
         labels |= {"options": {**options, **given}} if options or given else {}
         source = getattr(objective, "generator", None) or self.generator
