@@ -14,8 +14,8 @@ With a StyleGAN2 latents are w+ (AIR, supplement, Fig. 9); an inversion encoder 
 [n, 3, H, H] of the generator's size to them: `tinyworld.inversion_encoder`, or an e4e or ReStyle of
 faces (`generators.restyle`). With a diffusion model latents are x at the return time t0 of DDIM, as
 in DiffusionCLIP (Kim et al. 2022) and AIR (supplement E.2, Fig. 10); t0 decides how much can
-change: 400 of 1000 is DiffusionCLIP's default, its examples have up to 601. The error of the reconstruction
-is what the way there and back costs without any adaptation; no edit can be expected to keep more.
+change: 400 of 1000 is the default of DiffusionCLIP, its examples have up to 601. The error of the
+reconstruction is what the way there and back costs without any adaptation; no edit keeps more.
 """
 
 from collections.abc import Callable
