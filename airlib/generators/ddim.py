@@ -19,7 +19,7 @@ float32; the dozen lines here end where they should, in the precision of their i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ def ddim_times(t0: int, steps: int) -> list[int]:
     return [int(t) for t in np.linspace(0, 1, steps) * t0]
 
 
-def ddim(predict: Callable[[Tensor, int], Tensor], x: Tensor, times: Sequence[int]) -> Tensor:
+def ddim(predict: Callable[[Tensor, Any], Tensor], x: Tensor, times: Sequence[int]) -> Tensor:
     """x at times[0] -> x at times[-1], all in -1 ... 999. predict(x, t): the noise in x at t."""
     for t, u in pairwise(times):
         (kept, added), (kept_u, added_u) = _scales(t), _scales(u)

@@ -12,7 +12,7 @@ its gradient is needed (same gradient, a third more time), and `gradient_steps =
 last k steps (another, shorter-sighted gradient; time saved as well).
 """
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator as Rng
@@ -48,7 +48,8 @@ class DiffusionGenerator(Generator):
         gradient_steps: int | None = None,
     ):
         super().__init__()
-        channels = unet.config.in_channels, unet.config.out_channels
+        config: Any = unet.config
+        channels = config.in_channels, config.out_channels
         if channels not in ((IMAGE_CHANNELS, IMAGE_CHANNELS), (IMAGE_CHANNELS, 2 * IMAGE_CHANNELS)):
             raise AirlibError(
                 f"a UNet with {channels[0]} input and {channels[1]} output channels draws no RGB "
@@ -62,9 +63,11 @@ class DiffusionGenerator(Generator):
                 f"gradient through {gradient_steps} of {steps} steps is impossible; "
                 "choose steps >= gradient_steps >= 1"
             )
-        self.unet, self.steps = unet, steps
-        self.checkpointing, self.gradient_steps = checkpointing, gradient_steps
-        self.resolution: int = unet.config.sample_size
+        self.unet: UNet2DModel = unet
+        self.steps: int = steps
+        self.checkpointing: bool = checkpointing
+        self.gradient_steps: int = gradient_steps
+        self.resolution: int = config.sample_size
 
     # -- latents and noise ---------------------------------------------------------------------
     def sample_z(self, n: int, rng: Rng) -> Tensor:

@@ -60,7 +60,12 @@ class E4eConfig:
 
 
 class E4e(nn.Module):
-    """The encoder, with `latent_avg` [n_styles, w_dim], the mean latent of its generator."""
+    """The e4e network (Tov et al. 2021): pictures of faces -> latents of a StyleGAN2.
+
+    latent_avg: [n_styles, w_dim], the mean latent of its generator.
+    """
+
+    latent_avg: Tensor
 
     def __init__(self, config: E4eConfig):
         super().__init__()
@@ -140,6 +145,7 @@ class Bottleneck(nn.Module):
             nn.BatchNorm2d(outputs),
             SqueezeExcitation(outputs),
         )
+        self.shortcut_layer: nn.Module
         if inputs == outputs:
             self.shortcut_layer = nn.MaxPool2d(1, stride)  # keeps every stride-th pixel
         else:

@@ -17,7 +17,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusers import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 
 def dpm_solver(
@@ -29,7 +29,7 @@ def dpm_solver(
     The defaults come nearest to the exact solution: against the closed form of a Gaussian toy, RMS
     error at 10 steps 0.053; 0.109 with order 2, 0.219 and 0.316 with dpmsolver++ of order 2 and 3.
     """
-    from diffusers import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "dpmsolver is deprecated": diffusers < 1 has it

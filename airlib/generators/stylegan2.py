@@ -61,6 +61,8 @@ class StyleGAN2Config:
 class Mapping(nn.Module):
     """z [B, z_dim] (and condition c [B, c_dim]) -> w [B, w_dim]."""
 
+    w_avg: Tensor
+
     def __init__(self, config: StyleGAN2Config):
         super().__init__()
         width, lr = config.w_dim, config.mapping_lr_multiplier
@@ -73,12 +75,16 @@ class Mapping(nn.Module):
             setattr(self, f"fc{i}", layer)
         self.register_buffer("w_avg", torch.zeros(width))
 
+    def layer(self, index: int) -> FullyConnected:
+        """The index-th fully connected layer, counted from z."""
+        return getattr(self, f"fc{index}")
+
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         x = normalize_second_moment(z)
         if c is not None:
             x = torch.cat([x, normalize_second_moment(self.embed(c))], dim=1)
         for i in range(self.depth):
-            x = leaky_relu(getattr(self, f"fc{i}")(x))
+            x = leaky_relu(self.layer(i)(x))
         return x
 
 
@@ -140,6 +146,7 @@ class Synthesis(nn.Module):
             first += len(block.layers)
             if r == resolution:
                 break
+        assert image is not None  # there is a block of 4 pixels
         return image
 
 
@@ -167,6 +174,7 @@ class StyleGAN2(Generator):
         self.synthesis = Synthesis(config)
         self.resolution, self.num_ws = config.resolution, config.num_ws
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
+        self.direction: nn.Parameter | None
         self.register_parameter("direction", None)
 
     # -- latents and noise ---------------------------------------------------------------------
@@ -201,7 +209,8 @@ class StyleGAN2(Generator):
         to fine.
         """
         first, *rest = self.synthesis.layers
-        return [first, self.synthesis.b4.torgb, *rest][index]
+        layers: list[nn.Module] = [first, self.synthesis.block(4).torgb, *rest]
+        return layers[index]
 
     def add_direction(self) -> nn.Parameter:
         """Give the generator a direction [num_ws, w_dim] of zeros, which changes nothing, and
@@ -216,7 +225,7 @@ class StyleGAN2(Generator):
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("mapping.embed.")}
         with torch.no_grad():
             embedded = normalize_second_moment(self.mapping.embed(c[None]))[0]
-            first = self.mapping.fc0
+            first = self.mapping.layer(0)
             weight_z, weight_c = first.weight.split([self.z_dim, self.w_dim], dim=1)
             state["mapping.fc0.weight"] = weight_z * (
                 first.weight_gain * math.sqrt(self.z_dim) / first.bias_gain

@@ -72,7 +72,8 @@ class ModulatedConv(nn.Module):
         """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O,
         2H, 2W].
         """
-        x, weight = x * styles[:, :, None, None].to(x.dtype), self.weight
+        weight: Tensor = self.weight
+        x = x * styles[:, :, None, None].to(x.dtype)
         if not up:
             return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         phases = PHASES.to(weight)

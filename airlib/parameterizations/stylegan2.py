@@ -121,7 +121,7 @@ def domain_embedding() -> Parameterization:
     """The first mapping bias of a generator `with_mapping`: where `restrict` put the domain."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
-        return named(adapted, [adapted.mapping.fc0.bias])
+        return named(adapted, [adapted.mapping.layer(0).bias])
 
     return Parameterization("domain_embedding", select, whole=True, kind=StyleGAN2)
 

@@ -89,10 +89,11 @@ def predicted(world: World, network: HyperDomainNet, text: str | Tensor) -> Adap
     """The domain of any text, or of a unit vector [D] of CLIP space, as an adaptation of the
     world's generator, at once.
     """
-    names = domain_names(world.generator)
-    words, training = isinstance(text, str), network.training
+    names, training = domain_names(world.stylegan2), network.training
+    words = isinstance(text, str)
+    point = world.space.encoders[0].embed_text([text]) if isinstance(text, str) else text[None]
     network.eval()  # batch normalisation by its running averages
-    vectors = network(world.space.encoders[0].embed_text([text]) if words else text[None])
+    vectors = network(point)
     network.train(training)
     config = {
         "source": fingerprint(world.generator), "parameterization": "domain_vector",
@@ -183,7 +184,7 @@ class HypernetworkTask:
             **{key: numbers[key] for key in ("tt_direction", "norm", "convex", "nearest")}
         )
         self.generator, self.encoder = (
-            with_domains(self.world.generator),
+            with_domains(self.world.stylegan2),
             self.world.space.encoders[0],
         )
         templates = templates_of(self.world.profile.world.templates)

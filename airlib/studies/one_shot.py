@@ -32,8 +32,7 @@ from airlib.experiments.sweep import (
     save_runs,
     world_of,
 )
-from airlib.generators.base import DrawnBatches
-from airlib.generators.stylegan2 import StyleGAN2
+from airlib.generators.base import DrawnBatches, Generator
 from airlib.profiles import Profile, load_profile, method_names
 from airlib.results import Metric
 from airlib.worlds import WORLDS, World
@@ -50,7 +49,7 @@ OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_qu
 
 
 def images_of(
-    world: World, example: Example, generator: StyleGAN2, n: int, style_mixing: bool = False
+    world: World, example: Example, generator: Generator, n: int, style_mixing: bool = False
 ) -> Sequence[Tensor]:
     """Images of the first n of the world's latents, in batches [B, 3, H, W].
 
@@ -99,7 +98,7 @@ def known_metrics(numbers: Profile, path: str | Path = SHIPPED) -> list[Metric]:
     found = []
     for record in load_runs(path).values():
         metrics = [Metric(**entry) for entry in record["metrics"]]
-        pair, arm = metrics[0].pair, metrics[0].method
+        pair, arm = str(metrics[0].pair), str(metrics[0].method)
         known = arm in (*_rows(numbers.name), *method_names(numbers))
         if pair in numbers.pairs and known:
             if same_inputs(record["inputs"], inputs_of(pair, arm, numbers)):
@@ -146,7 +145,7 @@ def _image_sets(run: Run, world: World) -> dict[str, Iterable[Tensor]]:
         adaptation.save(run.stem.with_suffix(".safetensors"))
         generator = adaptation.apply(generator)
         mixing = method_of(world.profile, name) == MIXING
-    sets = {name: images_of(world, example, generator, n, mixing)}
+    sets: dict[str, Iterable[Tensor]] = {name: images_of(world, example, generator, n, mixing)}
     if mixing and name != MIXED:
         sets[name + PLAIN] = images_of(world, example, generator, n)
     return sets

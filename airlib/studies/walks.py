@@ -83,7 +83,7 @@ def smoothness_of_walks(
     """
     perceptual, rows = perceptual_of(world), []
     for space, kind in product("wz", ("linear", "spherical", "cosine")):
-        row = {"walk": f"{kind} in {space}"}
+        row: dict[str, str | float] = {"walk": f"{kind} in {space}"}
         paths = [_path(world, ends, frames, kind, space) for ends in z]
         for name, model in models.items():
             found = [smoothness(drawn(model, path), perceptual) for path in paths]
@@ -96,8 +96,10 @@ def smoothness_of_walks(
 def _path(world: World, ends: Tensor, frames: int, kind: str, space: str) -> Tensor:
     """Latents of `frames` images between two z [2, ...]."""
     if space == "z":
-        return world.generator.map(walk(*ends, frames, kind), world.truncation)
-    return walk(*world.generator.map(ends, world.truncation), frames, kind)
+        start, end = ends
+        return world.generator.map(walk(start, end, frames, kind), world.truncation)
+    start, end = world.generator.map(ends, world.truncation)
+    return walk(start, end, frames, kind)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Timed(Inversion):
     seconds: float
 
 
-def inverted(world: World, pictures: Tensor, ways: Sequence[Way] = WAYS) -> dict[str, Timed]:
+def inverted(world: World, pictures: Tensor, ways: Sequence[Way] = WAYS) -> dict[Way, Timed]:
     """Pictures [n, 3, H, H], inverted in several ways."""
     results = {}
     for way in ways:
@@ -216,8 +218,8 @@ class Editor:
     ) -> None:
         self.world, self.way = world, way
         self.blends = {name: Blend(world.generator, [made]) for name, made in domains.items()}
-        self._sitter = lru_cache(maxsize=16)(self._sitter)
-        self._inverted = lru_cache(maxsize=16)(self._inverted)
+        self._sitter = lru_cache(maxsize=16)(self._draw_sitter)
+        self._inverted = lru_cache(maxsize=16)(self._invert)
 
     def __call__(
         self, domain: str, strength: float, seed: int = 0, truncation: float | None = None,
@@ -240,13 +242,13 @@ class Editor:
         """Made when the first picture comes: it may take a while."""
         return inverter_of(self.world, self.way)
 
-    def _sitter(self, seed: int, truncation: float | None) -> tuple[Tensor, Tensor]:
+    def _draw_sitter(self, seed: int, truncation: float | None) -> tuple[Tensor, Tensor]:
         """Latents, and the image that stays as it is while the model changes."""
         truncation = self.world.truncation if truncation is None else truncation
         latents = self.world.generator.sample_latents(1, rng(seed, "explorer"), truncation)
         return latents, drawn(self.world.generator, latents)
 
-    def _inverted(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def _invert(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """The same of a picture: that and its reconstruction stay."""
         found = self.inverter(picture)
         return found.latents, torch.cat([picture.to(found.reconstruction), found.reconstruction])
