@@ -18,6 +18,7 @@ Images are decoded and preprocessed in worker processes; one that cannot be read
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def embed_classes(
         if label not in kept:
             rows = next(computed)
             if label in paths:
-                write_atomically(paths[label], lambda path, rows=rows: np.save(path, rows))
+                write_atomically(paths[label], partial(_save, rows))
         yield label, _load(paths[label], len(items)) if label in paths else rows
 
 
@@ -103,11 +104,15 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> Tensor | None:
         try:
-            image = np.array(self.items[index].read())
+            pixels = np.array(self.items[index].read())
         except AirlibError:
             return None
-        image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
         return self.preprocess(image[None])[0]
+
+
+def _save(rows: np.ndarray, path: Path) -> None:
+    np.save(path, rows)
 
 
 def _collate(images: list[Tensor | None]) -> Batch:
@@ -121,10 +126,11 @@ def _compute(
 ) -> Iterator[np.ndarray]:
     """The rows of each class in turn. Workers start when the first is asked for."""
     items = [item for members in classes for item in members]
-    batches, start = [], 0
+    batches: list[list[int]] = []
+    start = 0
     for members in classes:
         end = start + len(members)
-        batches += [range(i, min(i + BATCH, end)) for i in range(start, end, BATCH)]
+        batches += [list(range(i, min(i + BATCH, end))) for i in range(start, end, BATCH)]
         start = end
     loader = DataLoader(
         _Images(items, encoder.preprocess),

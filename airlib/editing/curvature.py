@@ -44,7 +44,8 @@ class Curvature:
         """From n drawn images, of the loss with that weight of the prior."""
         if n < 1:
             raise AirlibError("a curvature is the mean over drawn images: take at least 1")
-        drawn, latents = 0.0, generator.sample_latents(n, rng)
+        latents = generator.sample_latents(n, rng)
+        drawn = torch.zeros((), dtype=torch.float64, device=latents.device)
         for part in latents.split(DRAWN_AT_ONCE):
             gradients = _gradients(generator, perceptual, part, rng).double()
             drawn = drawn + gradients.T @ gradients / n
@@ -70,7 +71,8 @@ def _gradients(
     latents = latents.detach().requires_grad_(True)
     drawn = generator(latents)
     residuals = (drawn.flatten(1) / drawn[0].numel() ** 0.5, perceptual.embed(drawn))
-    total = sum((_signs(r, rng) * r).sum() for r in residuals)
+    pixels, embedding = ((_signs(r, rng) * r).sum() for r in residuals)
+    total = pixels + embedding
     return torch.autograd.grad(total, latents)[0].flatten(1)
 
 

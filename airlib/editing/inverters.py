@@ -20,7 +20,7 @@ reconstruction is what the way there and back costs without any adaptation; no e
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,12 +42,14 @@ InversionEncoder = Callable[[Tensor], Tensor]  # pictures [n, 3, H, H] -> w+ [n,
 class Inverter(Protocol):
     """A way to invert pictures by one source generator."""
 
-    generator: Generator
+    @property
+    def generator(self) -> Generator:
+        """The source generator."""
 
     def __call__(self, images: Tensor) -> Inversion:
-        """Of pictures [n, 3, H, H] in [-1, 1]; AirlibError for others, and for NaN."""
+        """The latents of pictures [n, 3, H, H] in [-1, 1]; AirlibError for others, and for NaN."""
 
-    def draw(self, generator: Generator, latents: Tensor) -> Tensor:
+    def draw(self, generator: Any, latents: Tensor) -> Tensor:
         """Images [n, 3, H, H] that `generator`, the source or an adapted copy, makes of latents."""
 
 

@@ -9,6 +9,7 @@ so two methods are compared run by run.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,19 +41,20 @@ def values(metrics: Sequence[Metric], name: str) -> dict[str, dict[tuple[str, in
     table: dict[str, dict[tuple[str, int], float]] = {}
     for metric in metrics:
         if metric.name == name:
-            table.setdefault(metric.method, {})[metric.pair, metric.seed] = metric.value
+            owner = str(metric.pair), cast(int, metric.seed)
+            table.setdefault(str(metric.method), {})[owner] = metric.value
     if not table:
         raise AirlibError(f"no metric called {name!r} in these results")
     return table
 
 
-def summary(metrics: Sequence[Metric], name: str) -> list[dict[str, str | Cell]]:
-    """One row per pair, a `Cell` per method, in the order the runs were made."""
+def summary(metrics: Sequence[Metric], name: str) -> list[dict[str, Any]]:
+    """One row per pair: {"pair": its name, method: a `Cell`, ...}, in the order of the runs."""
     by_method = values(metrics, name)
     pairs = list(dict.fromkeys(pair for runs in by_method.values() for pair, _ in runs))
     rows = []
     for pair in pairs:
-        row: dict[str, str | Cell] = {"pair": pair}
+        row: dict[str, Any] = {"pair": pair}
         for method, runs in by_method.items():
             found = [value for (p, _), value in runs.items() if p == pair]
             if found:

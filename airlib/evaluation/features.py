@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -66,9 +66,9 @@ class Judge(Protocol):
     """
 
     config: dict
-    title: str
-    layer_weights: Sequence[Tensor] | None
-    map_size: int | None
+    title: Any
+    layer_weights: Any
+    map_size: Any
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, F], for distances of sets."""
@@ -114,6 +114,7 @@ class Reference:
 
 @lru_cache(maxsize=1)  # 50 MB in tiny, and a sweep takes one pair after the other
 def _truth_embedding(reference: Reference) -> Tensor:
+    assert reference.truth is not None  # what compares with it was left out otherwise
     return reference.perceptual(reference.truth)
 
 
@@ -146,7 +147,7 @@ def see(
             batch = _checked(make(), count)
         if count < keep:
             images.append(scaled_down(batch[: keep - count], size).cpu())
-        look = _load(path, len(judges)) if known else _look(batch, judges, encoder)
+        look = _load(path, len(judges)) if path and known else _look(batch, judges, encoder)
         if path and not known:
             save_tensors(path, look, {"images": len(batch)})
         looks.append(look)
@@ -178,7 +179,11 @@ def _makers(batches: Iterable[Tensor]) -> Iterator[Callable[[], Tensor]]:
     """A function per batch that returns it; a sequence is not asked for it before."""
     if isinstance(batches, Sequence):
         return (partial(batches.__getitem__, index) for index in range(len(batches)))
-    return (lambda batch=batch: batch for batch in batches)
+    return (partial(_itself, batch) for batch in batches)
+
+
+def _itself(batch: Tensor) -> Tensor:
+    return batch
 
 
 def _checked(batch: Tensor, before: int) -> Tensor:

@@ -59,10 +59,10 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """Student's t interval of the mean over seeds, or None for a single seed."""
     if len(values) < 2:
         return None
-    values = _values(values)
-    degrees = len(values) - 1
-    half_width = student_quantile(degrees) * float(values.std()) / len(values) ** 0.5
-    return float(values.mean()) - half_width, float(values.mean()) + half_width
+    known = _values(values)
+    degrees = len(known) - 1
+    half_width = student_quantile(degrees) * float(known.std()) / len(known) ** 0.5
+    return float(known.mean()) - half_width, float(known.mean()) + half_width
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:

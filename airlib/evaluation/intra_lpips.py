@@ -56,7 +56,7 @@ def intra_lpips(
             f"variant {variant!r}: choose from {', '.join(VARIANTS)}, and give the distances to "
             "the centres to the last one only"
         )
-    if variant == "centres":
+    if centres is not None:
         labels, clusters = _nearest(centres, len(distances)), centres.shape[1]
         return _within(distances, labels, clusters)
     if not 1 <= clusters <= len(distances):

@@ -78,7 +78,7 @@ class Subject:
 
 
 def frechet(subject: Subject) -> list[Entry]:
-    found = []
+    found: list[Entry] = []
     for name, judge, generated, references in _judged(subject, "frechet"):
         value, interval = frechet_bootstrap(generated, references, _stream(name))
         how = _features_of(judge, subject, "fd", "fid")
@@ -166,6 +166,7 @@ def _judged(subject: Subject, name: str) -> Iterator[tuple[str, Judge, Tensor, T
 
 def paired(subject: Subject) -> list[Entry]:
     reference, images, truth = subject.reference, subject.compared, subject.reference.truth
+    assert truth is not None  # left out by `protocols` otherwise
     same = f"to the true target of the same {len(truth)} latents"
     half, p = "share of the pixel range", f"paired{len(truth)}"
     features = (subject.embedded - reference.truth_embedding).square().sum(dim=1)
@@ -211,6 +212,7 @@ def intra_lpips_of_clusters(subject: Subject) -> list[Entry]:
 def text_alignment(subject: Subject) -> list[Entry]:
     """Quality and Diversity of HyperDomainNet."""
     embeddings, texts, n = subject.seen.clip, subject.reference.texts, subject.n
+    assert texts is not None  # left out by `protocols` otherwise
     quality, spread = text_quality(embeddings, texts), clip_diversity(embeddings)
     interval = _interval_of_pairs(spread, 1 - embeddings @ embeddings.mean(0))
     network, what = subject.encoder.split()[0], f"CLIP {subject.encoder}, {n} images"

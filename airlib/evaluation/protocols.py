@@ -16,7 +16,7 @@ full    The same values, then the diversity terms of CLIP distance, kernel dista
         recall, density and coverage, intra-LPIPS, and HyperDomainNet's Quality and Diversity.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,14 @@ from airlib.evaluation import measures
 from airlib.evaluation.features import KEPT, Reference, see
 from airlib.results import Metric
 
-QUICK = {
+Measure = Callable[[measures.Subject], list[measures.Entry]]
+QUICK: dict[str, Measure] = {
     "Frechet distance": measures.frechet,
     "paired distances": measures.paired,
     "diversity": measures.diversity,
     "CLIP distance": measures.clip,
 }
-FULL = {
+FULL: dict[str, Measure] = {
     **QUICK,
     "CLIP distance split": measures.clip_split,
     "kernel distance": measures.kernel,
@@ -43,7 +44,7 @@ FULL = {
     "text alignment": measures.text_alignment,
 }
 TEXT = {**QUICK, "text alignment": measures.text_alignment}
-SHOWN = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
+SHOWN: dict[str, Measure] = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
 PROTOCOLS = {"quick": QUICK, "text": TEXT, "shown": SHOWN, "full": FULL}
 WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
@@ -72,14 +73,15 @@ def scores_of(
         raise AirlibError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     keep = KEPT if reference.judges else 0
     seen = see(batches, reference.judges, reference.encoder, keep, cache)
-    subject, owner = measures.Subject(seen, reference), (pair, method, seed)
-    metrics, omitted = [], {}
+    subject = measures.Subject(seen, reference)
+    metrics: list[Metric] = []
+    omitted: dict[str, str] = {}
     for name, measure in PROTOCOLS[protocol].items():
         if reason := _not_applicable(name, reference):
             omitted[name] = reason
             continue
         try:
-            metrics += [Metric(*entry, *owner) for entry in measure(subject)]
+            metrics += [Metric(*entry, pair, method, seed) for entry in measure(subject)]
         except AirlibError as error:
             if protocol == "quick":
                 raise

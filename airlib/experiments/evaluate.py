@@ -17,6 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from airlib.adaptation import Adaptation, fingerprint
 from airlib.clip_space.embedding_cache import cache_directory, encoder_hash, list_hash
@@ -213,7 +216,9 @@ def _check_size(images: ImageSet, judges: Sequence[Judge]) -> None:
 @cache
 def _cache(judges: tuple[Judge, ...], encoder: ClipEncoder) -> Callable[..., Path]:
     """identity -> the folder of the features that these networks see in a set of images."""
-    networks = _hash(FORMAT, *map(fingerprint, judges), encoder_hash(encoder))
+    networks = _hash(
+        FORMAT, *(fingerprint(cast(nn.Module, judge)) for judge in judges), encoder_hash(encoder)
+    )
     return lambda *identity: cache_directory() / "scores" / networks / _hash(*identity)
 
 

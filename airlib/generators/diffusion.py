@@ -93,7 +93,8 @@ class DiffusionGenerator(Generator):
         x, differentiable = latents, torch.is_grad_enabled()
         for i, t in enumerate(scheduler.timesteps):
             with torch.set_grad_enabled(differentiable and i >= self.steps - self.gradient_steps):
-                x = scheduler.step(self._predict(x, t), t, x).prev_sample
+                step: Any = scheduler.step(self._predict(x, t), t, x)
+                x = step.prev_sample
         return x
 
     def _predict(self, x: Tensor, t: Tensor) -> Tensor:

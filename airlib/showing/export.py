@@ -37,7 +37,9 @@ def save_gif(
     if hundredths < 2 or hundredths > 0xFFFF:  # browsers slow down what is faster
         raise AirlibError(f"a frame of {seconds} s: a GIF shows one for 0.02 s to 655 s")
     side = side or _checked(images).shape[2]
-    frames = [Image.open(BytesIO(strip_png(image[None], side))) for image in images]
+    frames: list[Image.Image] = [
+        Image.open(BytesIO(strip_png(image[None], side))) for image in images
+    ]
     frames += frames[-2:0:-1] if and_back else []
     frames = [frame.quantize(256, dither=Image.Dither.NONE) for frame in frames]
     options = {"save_all": True, "append_images": frames[1:], "loop": 0}

@@ -9,7 +9,7 @@ Figures are made without pyplot, so a notebook shows them only where it says so.
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rcParams
@@ -41,7 +41,7 @@ METHOD_STYLES = {
     "truth": ("#000000", "*"),
 }
 
-THEME = {
+THEME: dict[Any, Any] = {
     "figure.dpi": SCREEN_DPI,
     "figure.facecolor": "white",
     "font.size": 11,
@@ -75,11 +75,17 @@ def method_style(method: str) -> dict[str, str]:
     return {"color": color, "marker": marker, "label": name}
 
 
+def leave_room_for_stamp(figure: Figure) -> None:
+    """Keep the lowest twentieth of a figure with constrained layout free."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, 0.05, 1, 0.95))
+
+
 def chart(title: str, width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
     """An empty chart in the theme: (figure, axes). `width` and `height` are in inches."""
     use_theme()
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))  # the strip below is for the stamp
+    leave_room_for_stamp(figure)
     axes = figure.subplots()
     axes.set_title(title)
     return figure, axes

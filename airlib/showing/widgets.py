@@ -22,7 +22,7 @@ from PIL import Image
 from airlib.errors import AirlibError
 from airlib.images.pictures import read_picture
 from airlib.progress import in_front_end
-from airlib.showing.figures import strip_png, use_theme
+from airlib.showing.figures import leave_room_for_stamp, strip_png, use_theme
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,7 +162,7 @@ def preview(sitting: "Sitting") -> Figure:
     """The open question as a still picture."""
     use_theme()
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))  # the strip below is for the stamp
+    leave_room_for_stamp(figure)
     figure.suptitle(f"{sitting.number} of {len(sitting.questions)}. {sitting.text}", fontsize=11)
     for axes, content in zip(figure.subplots(1, 2), sitting.pictures(), strict=True):
         axes.imshow(Image.open(BytesIO(content)))

@@ -13,11 +13,12 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator as Rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from airlib.adaptation import Adaptation, fingerprint
 from airlib.clip_space.augmentation import random_views
@@ -192,12 +193,14 @@ class HypernetworkTask:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = HyperDomainNet(
-                [layer.domain.numel() for layer in self.generator.synthesis.layers],
+                [layer.affine.bias.numel() for layer in self.generator.synthesis.layers],
                 self.texts.inputs.shape[1], numbers["backbone_depth"], numbers["head_depth"],
             )  # fmt: skip
         self.network = network.to(self.encoder.device)
-        self.modules = {"network": self.network}
-        self.optimizer = torch.optim.Adam(network.parameters(), betas=tuple(numbers["betas"]))
+        self.modules: dict[str, nn.Module] = {"network": self.network}
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            network.parameters(), betas=tuple(numbers["betas"])
+        )
 
     def learning_rate(self, progress: float) -> float:
         """A cosine from the profile's rate to 0."""
@@ -240,7 +243,7 @@ def measured(world: World, network: HyperDomainNet) -> dict[str, float]:
     return {f"{NAME}_{name}_left": sum(v) / len(v) for name, v in left.items()}
 
 
-ABLATION = {  # what is left out of the loss, or of what it is trained on
+ABLATION: dict[str, dict[str, Any]] = {  # what is left out of the loss, or of what it is trained on
     "everything": {},
     "without target-target": {"tt_direction": 0.0},
     "without norm": {"norm": 0.0},

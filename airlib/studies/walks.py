@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from airlib.adaptation import Adaptation
-from airlib.editing.interpolation import Blend, smoothness, walk
+from airlib.editing.interpolation import Blend, Kind, smoothness, walk
 from airlib.editing.inversion import Inversion
 from airlib.editing.inverters import Inverter, drawn
 from airlib.errors import AirlibError
@@ -82,7 +83,7 @@ def smoothness_of_walks(
     z: ends of the walks [walks, 2, ...]; every model draws the same latents.
     """
     perceptual, rows = perceptual_of(world), []
-    for space, kind in product("wz", ("linear", "spherical", "cosine")):
+    for space, kind in product("wz", get_args(Kind)):
         row: dict[str, str | float] = {"walk": f"{kind} in {space}"}
         paths = [_path(world, ends, frames, kind, space) for ends in z]
         for name, model in models.items():
@@ -93,7 +94,7 @@ def smoothness_of_walks(
     return rows
 
 
-def _path(world: World, ends: Tensor, frames: int, kind: str, space: str) -> Tensor:
+def _path(world: World, ends: Tensor, frames: int, kind: Kind, space: str) -> Tensor:
     """Latents of `frames` images between two z [2, ...]."""
     if space == "z":
         start, end = ends
@@ -192,8 +193,9 @@ def kept(world: World, images: Tensor) -> dict[str, float]:
         name = "perceptual" if number == 1 else f"perceptual {number}"
         found[name] = distance.paired_distance(images, pictures).mean().item()
     if world.knows_truth:
-        judge, known = world.judges[-1], world.z(len(images), "pictures")
-        read, wanted = judge(images)["latent"], judge(pictures)["latent"]
+        reader: Any = world.judges[-1]  # the tiny world's say what they see
+        known = world.z(len(images), "pictures")
+        read, wanted = reader(images)["latent"], reader(pictures)["latent"]
         nearest = torch.cdist(read, wanted).argmin(dim=1)
         found["sitter"] = (nearest == torch.arange(len(images))).float().mean().item()
         errors = torch.cat(

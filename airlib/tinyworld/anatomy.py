@@ -7,7 +7,7 @@ draws them larger.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class Rows:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply ``function`` to every tensor, also in nested rows."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(cast(Any, self))}
         return type(self)(
             **{
                 k: v.map(function) if isinstance(v, Rows) else function(v)
@@ -93,7 +93,7 @@ class Rows:
         return self.map(lambda tensor: tensor[rows])
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return len(getattr(self, fields(cast(Any, self))[0].name))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ CODE = 192  # numbers that a picture is read into
 class Residual(nn.Module):
     """Two 3x3 convolutions that halve the size, beside a 1x1 convolution that does."""
 
+    latent_avg: Tensor
+
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.first = convolution(channels_in, channels_out, 2)
@@ -52,6 +54,8 @@ class TinyEncoder(nn.Module):
         resolution: height and width of the pictures, a multiple of 16.
         width: channels of the first stage.
     """
+
+    latent_avg: Tensor
 
     def __init__(self, num_ws: int = 10, w_dim: int = 128, resolution: int = 64, width: int = 32):
         super().__init__()

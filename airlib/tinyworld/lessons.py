@@ -8,6 +8,7 @@ colours and marks that the same sitter would have as any other species.
 """
 
 from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def _split(attributes: Attributes, n: int) -> list[Attributes]:
 def _columns(rows: Rows) -> list[Tensor]:
     """Every tensor of (nested) rows as [B, k]."""
     columns = []
-    for field in fields(rows):
+    for field in fields(cast(Any, rows)):
         value = getattr(rows, field.name)
         if isinstance(value, Rows):
             columns += _columns(value)

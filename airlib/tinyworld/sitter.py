@@ -5,7 +5,7 @@ head's, which is rotated, and the face's, which also follows the turn of the hea
 colours that follow from species, skin, fur and age.
 """
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +33,14 @@ class Sitter:
 
     def is_a(self, *species: str) -> Tensor:
         """1 where the sitter is one of these species, else 0; [n, 1, 1]."""
-        return sum((self.traits.species == SPECIES.index(name)).float() for name in species)
+        known = self.traits.species
+        return reduce(torch.add, [(known == SPECIES.index(name)).float() for name in species])
 
     def patches(self, size: int) -> Tensor:
         """Smooth spots, as of an out-of-focus background: four fixed patterns, weighted."""
         patterns = _spots(size)
-        return sum(self.traits.bokeh[:, k] * patterns[k] for k in range(len(patterns))) * 0.6
+        weighted = [self.traits.bokeh[:, k] * patterns[k] for k in range(len(patterns))]
+        return reduce(torch.add, weighted) * 0.6
 
     def _place_frames(self, size: int) -> None:
         t, grid = self.traits, pixel_grid(size)

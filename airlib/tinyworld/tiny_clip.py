@@ -72,7 +72,7 @@ def build_model(config: dict) -> CLIP:
 def vocabulary_text(words: Iterable[str]) -> str:
     """The standard merges that `words` need, in standard order, as a BPE file's text."""
     standard = SimpleTokenizer()
-    needed = set()
+    needed: set[tuple[str, str]] = set()
     for word in words:
         for piece in standard.pat.findall(word.lower()):
             symbols = "".join(standard.byte_encoder[byte] for byte in piece.encode())
@@ -94,7 +94,7 @@ def _merges(word: str, ranks: dict[tuple[str, str], int]) -> Iterator[tuple[str,
 
 def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
     """`symbols` with every occurrence of `pair` replaced by its concatenation."""
-    joined = []
+    joined: list[str] = []
     for symbol in symbols:
         if joined and (joined[-1], symbol) == pair:
             joined[-1] += symbol

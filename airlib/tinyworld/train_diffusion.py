@@ -114,7 +114,7 @@ class DiffusionTask:
 
     def after_step(self, step: int) -> None:
         decay = min(0.999, (step + 1) / (step + 20))
-        parameters = list(self.network.parameters())
+        parameters: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(list(self.average.parameters()), parameters, 1 - decay)
 
     def evaluate(self) -> dict[str, float]:

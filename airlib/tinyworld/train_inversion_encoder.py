@@ -131,7 +131,7 @@ def quality(encoder: TinyEncoder, generator: StyleGAN2, n: int = MEASURED) -> di
     latent, as the judge reads it, is nearer to that of its own picture than to any other's.
     """
     judge, other = load_judge("judge"), load_judge("judge_vit")
-    metrics = {}
+    metrics: dict[str, float] = {}
     for domain in SOURCES:
         pictures = render(held_out(domain, n), domain)
         drawn = torch.cat([generator(encoder(part)) for part in pictures.split(50)])

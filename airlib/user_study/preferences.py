@@ -71,7 +71,8 @@ def preferences(
             continue
         total = wins.sum(0)
         _require_connected(total, study.methods)
-        strengths, intervals = bradley_terry(total).tolist(), [None] * len(study.methods)
+        strengths = bradley_terry(total).tolist()
+        intervals: list[Interval | None] = [None] * len(study.methods)
         if len(wins) > 1:
             drawn = torch.randint(len(wins), (resamples, len(wins)), generator=stream)
             draws = bradley_terry(wins[drawn].sum(1))  # [resamples, methods]

@@ -129,7 +129,8 @@ def read_answers(study: Study, path: str | Path) -> list[Answer]:
     Raises AirlibError with the number of a line that is not an answer to this study, or that
     answers a question again.
     """
-    path, answers = Path(path), {}
+    path = Path(path)
+    answers: dict[tuple[str, int], Answer] = {}
     for number, line in enumerate(_lines(path), start=2):
         found = re.fullmatch(rf"([0-9a-f]+),({RATER}),([0-9]{{1,3}}),(left|right)", line)
         where = f"{path.name}, line {number}"
@@ -211,16 +212,22 @@ class Sitting:
     @property
     def question(self) -> Question | None:
         """The question to be answered, names included: for analysis and simulated raters."""
-        return self.questions[self.number - 1] if self._open else None
+        return self.questions[self._open[0] - 1] if self._open else None
 
     @property
     def text(self) -> str:
         """What is asked, without saying about whom."""
-        return TEXTS[self.question.kind].format(self.study.targets[self.question.setup])
+        asked = self._asked()
+        return TEXTS[asked.kind].format(self.study.targets[asked.setup])
+
+    def _asked(self) -> Question:
+        if self.question is None:
+            raise AirlibError("every question of this sitting has been answered")
+        return self.question
 
     def pictures(self) -> tuple[bytes, bytes]:
         """What is seen on the left and on the right, as PNG."""
-        asked = self.question
+        asked = self._asked()
         of_setup, chosen = self.images[asked.setup], list(asked.latents)
         left, right = (_png(of_setup[method][chosen]) for method in asked.sides)
         return left, right

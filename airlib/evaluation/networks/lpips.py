@@ -61,6 +61,9 @@ class Lpips(nn.Module):
     Raises AirlibError for an unknown net, a missing asset, or weights of another network.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, net: str = "vgg", trunk: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         if net not in TRUNKS:
@@ -95,7 +98,7 @@ class Lpips(nn.Module):
 def linear_weights(net: str) -> list[Tensor]:
     """The weights [C_l] >= 0 of LPIPS v0.1 that come with the package `lpips`."""
     path = metadata.distribution("lpips").locate_file(f"lpips/weights/v0.1/{net}.pth")
-    state = read_torch(path)
+    state = read_torch(str(path))
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(TRUNKS[net].layers))]
 
 
@@ -155,7 +158,9 @@ def _lengths(x: Tensor) -> Tensor:
 def _features(net: str) -> nn.Sequential:
     """Layers of the trunk, without numbers; most of them are in the classifier, not needed here."""
     with torch.device("meta"):
-        return TRUNKS[net].network().features[: TRUNKS[net].layers[-1] + 1]
+        layers = TRUNKS[net].network().features
+        assert isinstance(layers, nn.Sequential)
+        return layers[: TRUNKS[net].layers[-1] + 1]
 
 
 def _check_finite(images: Tensor) -> None:
