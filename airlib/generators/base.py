@@ -23,12 +23,17 @@ Noise = list[Tensor] | str | None
 
 
 def images_at_once(generator: "Generator") -> int:
-    """How many images to draw in one batch without gradients: 4 of 1024 pixels, 50 of 64."""
+    """How many images of `generator` to draw in one batch without gradients: 4 of 1024 pixels, 50
+    of 64 pixels or fewer.
+    """
     return min(50, max(1, 4 * 1024**2 // generator.resolution**2))
 
 
 class Generator(nn.Module, ABC):
-    """A differentiable image generator whose layers can be chosen and copied."""
+    """A differentiable image generator whose layers can be chosen and copied.
+
+    resolution: height and width of its images.
+    """
 
     resolution: int
 

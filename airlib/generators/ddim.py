@@ -39,9 +39,11 @@ ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 @dataclass(frozen=True)
 class DdimSchedule:
-    """DiffusionCLIP's defaults. t0: how far up pictures are moved; more can change and less stays.
+    """How far pictures are moved up to noise, and in how many steps; DiffusionCLIP's defaults.
 
-    inversion_steps and steps: how many times from 0 to t0 are visited on the way up and down.
+    t0: the training step, 1 ... 999, that pictures are moved up to; the higher, the more an edit
+    can change and the less of a picture stays. inversion_steps, steps: how many times from 0 to t0
+    are visited on the way up and down. Raises AirlibError for numbers that are impossible.
     """
 
     t0: int = 400
@@ -67,7 +69,10 @@ class InvertedImages:
     latents: Tensor
 
     def images_of(self, latents: Tensor) -> Tensor:
-        """The pictures of latents [B, 3, H, W]; raises AirlibError for others than these."""
+        """The pictures [B, 3, H, W] that latents [B, 3, H, W] were inverted from.
+
+        Raises AirlibError for a latent that is not one of these pictures'.
+        """
         known = self.latents.flatten(1).to(latents.device)
         same = (latents.flatten(1)[:, None] == known).all(dim=2)  # [B, n]
         if not same.any(dim=1).all():
@@ -78,12 +83,12 @@ class InvertedImages:
         return self.images.to(latents.device)[same.int().argmax(dim=1)]
 
     def __deepcopy__(self, memo: dict) -> "InvertedImages":
-        """Itself: copies of a generator share what nobody changes."""
+        """The same object: copies of a generator share what nobody changes."""
         return self
 
 
 def ddim_times(t0: int, steps: int) -> list[int]:
-    """`steps` times from 0 to t0, cut to whole ones (so 699 where floats have 699.99)."""
+    """`steps` training steps from 0 to t0, evenly spread and cut to whole ones (699.99 is 699)."""
     return [int(t) for t in np.linspace(0, 1, steps) * t0]
 
 
@@ -121,7 +126,9 @@ class DdimGenerator(DiffusionGenerator):
         self.schedule, self.pictures = schedule, pictures
 
     def sample_z(self, n: int, rng: Rng) -> Tensor:
-        """n latents of the pictures [n, 3, H, W]; none comes twice before all came once."""
+        """Latents [n, 3, H, W] of the inverted pictures, in random order: all come once before one
+        comes twice. Raises AirlibError if there are no pictures.
+        """
         if self.pictures is None:
             raise AirlibError("there are no inverted pictures to draw from; pass `pictures`")
         latents = self.pictures.latents
@@ -140,7 +147,7 @@ class DdimGenerator(DiffusionGenerator):
 
     @torch.no_grad()
     def invert(self, images: Tensor) -> Tensor:
-        """Pictures [n, 3, H, W] in [-1, 1] -> their x at t0, a batch at a time."""
+        """Pictures [n, 3, H, W] in [-1, 1] -> latents [n, 3, H, W] that draw them: x at time t0."""
         times = ddim_times(self.schedule.t0, self.schedule.inversion_steps)
         parts = images.to(self.unet.device).split(images_at_once(self))
         return torch.cat([ddim(self._predict, part, times) for part in parts])

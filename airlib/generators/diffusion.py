@@ -109,6 +109,7 @@ class DiffusionGenerator(Generator):
     # -- layers --------------------------------------------------------------------------------
     @property
     def num_layers(self) -> int:
+        """How many residual blocks and attentions the UNet has."""
         return len(self._layers())
 
     def layer(self, index: int) -> nn.Module:
@@ -146,6 +147,7 @@ class ConditionalUNet(nn.Module):
         self.embed = nn.Linear(c_dim, width, bias=False)
 
     def forward(self, x: Tensor, t: Tensor | int, c: Tensor) -> Tensor:
+        """The noise [B, 3, H, W] in x at time t (one number or [B]), given c [B, c_dim]."""
         return self.unet(x, t, class_labels=self.embed(c)).sample
 
     @torch.no_grad()

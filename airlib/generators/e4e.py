@@ -52,10 +52,11 @@ class E4eConfig:
 
     @property
     def w_dim(self) -> int:
+        """How many numbers a code has."""
         return 8 * self.width
 
     def level(self, style: int) -> int:
-        """Which features head `style` sees: 0, 1, 2 for 16 px, 32 px, 64 px."""
+        """The features that the head of code `style` sees: 0, 1, 2 for 16, 32, 64 pixels."""
         return (style >= MIDDLE) + (style >= FINE) if self.pyramid else 0
 
 
@@ -133,7 +134,10 @@ class StyleHead(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Residual block of IR-SE-50 (ArcFace, Deng et al. 2019), normalised before it convolves."""
+    """Residual block of IR-SE-50 (ArcFace, Deng et al. 2019), normalised before it convolves.
+
+    [B, inputs, H, W] -> [B, outputs, H / stride, W / stride].
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -158,7 +162,9 @@ class Bottleneck(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel weights in (0, 1) from the channels' means (Hu et al. 2018)."""
+    """Scale each channel of [B, C, H, W] by a weight in (0, 1) from all channels' means (Hu et al.
+    2018).
+    """
 
     def __init__(self, channels: int):
         super().__init__()

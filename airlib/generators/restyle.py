@@ -25,8 +25,9 @@ SAME_MEAN = 0.1  # how far the mean latents may be apart, as a share of their le
 
 
 class Restyle:
-    """An encoder with the generator that it belongs to.
+    """An encoder with its generator: photographs of faces, aligned as FFHQ -> latents in w+.
 
+    iterations: passes of a ReStyle encoder, which sees its last reconstruction; e4e has one pass.
     Raises AirlibError for a generator with another number of latents or another mean latent.
     """
 

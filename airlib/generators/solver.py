@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def dpm_solver(
     steps: int = 10, order: int = 3, algorithm: str = "dpmsolver"
 ) -> "DPMSolverMultistepScheduler":
-    """Scheduler with its `timesteps` set, for networks trained on 1000 linear steps (ADM, P2).
+    """DPM-Solver (Lu et al. 2022) in `steps` steps, as a diffusers scheduler with its `timesteps`
+    set, for networks trained on 1000 linear steps (ADM, P2).
 
     order: 1, 2 or 3. algorithm: "dpmsolver", or "dpmsolver++" that works on the predicted image.
     The defaults come nearest to the exact solution: against the closed form of a Gaussian toy, RMS

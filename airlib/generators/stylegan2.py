@@ -30,7 +30,13 @@ from airlib.generators.stylegan2_layers import (
 
 @dataclass(frozen=True)
 class StyleGAN2Config:
-    """Architecture; the defaults are NVIDIA's for FFHQ at 1024 pixels."""
+    """Architecture of a StyleGAN2; the defaults are NVIDIA's for FFHQ at 1024 pixels.
+
+    resolution: of the images, a power of two. z_dim, w_dim, c_dim: widths of z, of w, and of the
+    condition (0: none). channel_base, channel_max: a block of resolution r has
+    min(channel_base / r, channel_max) channels. conv_clamp: bound of all activations, if any.
+    Raises AirlibError for another resolution.
+    """
 
     resolution: int = 1024
     z_dim: int = 512
@@ -48,18 +54,24 @@ class StyleGAN2Config:
 
     @property
     def block_resolutions(self) -> list[int]:
+        """4, 8, ... up to `resolution`."""
         return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
 
     @property
     def num_ws(self) -> int:
+        """How many w an image takes, one per layer: 18 at 1024 pixels."""
         return 2 * int(math.log2(self.resolution)) - 2
 
     def channels(self, resolution: int) -> int:
+        """How many channels the block of `resolution` has."""
         return min(self.channel_base // resolution, self.channel_max)
 
 
 class Mapping(nn.Module):
-    """z [B, z_dim] (and condition c [B, c_dim]) -> w [B, w_dim]."""
+    """The mapping network: z [B, z_dim] (and condition c [B, c_dim]) -> w [B, w_dim].
+
+    w_avg [w_dim]: the mean w, towards which truncation moves.
+    """
 
     w_avg: Tensor
 
@@ -106,6 +118,7 @@ class Block(nn.Module):
 
     @property
     def layers(self) -> list[SynthesisLayer]:
+        """The 3x3 convolutions of the block: conv0 and conv1, of b4 conv1 alone."""
         return [self.conv0, self.conv1] if hasattr(self, "conv0") else [self.conv1]
 
     def forward(
@@ -120,7 +133,10 @@ class Block(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """w [B, num_ws, w_dim] -> image; torgb shares its w with the next block's first convolution."""
+    """The synthesis network: w [B, num_ws, w_dim] -> images [B, 3, H, H].
+
+    The torgb layer of a block shares its w with the first convolution of the next block.
+    """
 
     def __init__(self, config: StyleGAN2Config):
         super().__init__()
@@ -129,6 +145,7 @@ class Synthesis(nn.Module):
             setattr(self, f"b{resolution}", Block(config, resolution))
 
     def block(self, resolution: int) -> Block:
+        """The block that works at `resolution` pixels: 4, 8, 16, ..."""
         return getattr(self, f"b{resolution}")
 
     @property
@@ -137,7 +154,11 @@ class Synthesis(nn.Module):
         return [layer for r in self.resolutions for layer in self.block(r).layers]
 
     def forward(self, ws: Tensor, noise: Noise = None, resolution: int | None = None) -> Tensor:
-        """Images [B, 3, r, r] after the block of `resolution` (default: the last)."""
+        """Images [B, 3, r, r] after the block of `resolution` r (default: the last).
+
+        ws: [B, num_ws, w_dim]. noise: a list of maps [B, 1, r, r], one per convolution, "const" for
+        the fixed ones, or None. Raises AirlibError for another noise.
+        """
         maps = _noise_maps(noise, self.layers)
         x, image, first = None, None, 0
         for r in self.resolutions:
@@ -179,12 +200,16 @@ class StyleGAN2(Generator):
 
     # -- latents and noise ---------------------------------------------------------------------
     def sample_z(self, n: int, rng: Rng) -> Tensor:
-        """Standard normal [n, z_dim] on the generator's device."""
+        """z: standard normal [n, z_dim] on the generator's device."""
         return torch.randn(n, self.z_dim, generator=rng).to(self.mapping.w_avg.device)
 
     @torch.no_grad()
     def map(self, z: Tensor, truncation: float = 1.0, c: Tensor | None = None) -> Tensor:
-        """z [B, z_dim] -> w [B, num_ws, w_dim], moved towards the mean w for truncation < 1."""
+        """z [B, z_dim] -> latents [B, num_ws, w_dim]: one w for all layers.
+
+        truncation: how far w may be from the mean w; 1 leaves it, 0 gives the mean. c: conditions
+        [B, c_dim] of a conditional network.
+        """
         w = self.mapping(z, c)
         if truncation != 1.0:
             w = self.mapping.w_avg.lerp(w, truncation)
@@ -205,8 +230,8 @@ class StyleGAN2(Generator):
         return self.num_ws
 
     def layer(self, index: int) -> nn.Module:
-        """NADA's list: the 4x4 convolution, the 4x4 torgb, then the remaining convolutions coarse
-        to fine.
+        """The index-th layer of StyleGAN-NADA's list: the 4x4 convolution, the 4x4 torgb, then the
+        remaining convolutions coarse to fine.
         """
         first, *rest = self.synthesis.layers
         layers: list[nn.Module] = [first, self.synthesis.block(4).torgb, *rest]
@@ -220,7 +245,10 @@ class StyleGAN2(Generator):
         return self.direction
 
     def restrict(self, c: Tensor) -> "StyleGAN2":
-        """The unconditional generator that this conditional one is at condition c [c_dim]."""
+        """The frozen unconditional generator that this conditional one is at condition c [c_dim].
+
+        Its mean w is the mean of 4096 random w.
+        """
         restricted = StyleGAN2(replace(self.config, c_dim=0))
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("mapping.embed.")}
         with torch.no_grad():
@@ -239,6 +267,7 @@ class StyleGAN2(Generator):
         return restricted.requires_grad_(False).eval()
 
     def config_dict(self) -> dict:
+        """The architecture as JSON: the arguments of `StyleGAN2Config`."""
         return asdict(self.config)
 
     def with_mapping(self) -> "MappedStyleGAN2":
@@ -255,6 +284,7 @@ class MappedStyleGAN2(StyleGAN2):
     """StyleGAN2 with its mapping network inside: latents are z [B, z_dim] (truncation 1)."""
 
     def sample_latents(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+        """z: standard normal [n, z_dim]. Raises AirlibError for a truncation other than 1."""
         if truncation != 1.0:
             raise AirlibError("a generator with its mapping inside is sampled without truncation")
         return self.sample_z(n, rng)

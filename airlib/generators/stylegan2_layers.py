@@ -31,19 +31,19 @@ PHASES = torch.tensor(
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
-    """Scale each row of [B, D] to unit mean square."""
+    """Each row of x [B, D] scaled to unit mean square."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 def leaky_relu(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU (slope 0.2) with gain sqrt(2), then an optional clamp."""
+    """Leaky ReLU (slope 0.2) of x with gain sqrt(2), then clamped to [-clamp, clamp], if given."""
     x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
 class FullyConnected(nn.Module):
-    """Linear layer with equalised learning rate; stored weights are 1 / lr_multiplier larger than
-    those used.
+    """Linear layer [B, inputs] -> [B, outputs] with equalised learning rate (Karras et al. 2018);
+    stored weights are 1 / lr_multiplier larger than those used.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0):
@@ -69,8 +69,8 @@ class ModulatedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def convolve(self, x: Tensor, styles: Tensor, up: bool = False) -> Tensor:
-        """Scale [B, I, H, W] by styles [B, I] and convolve -> [B, O, H, W] or, with `up`, [B, O,
-        2H, 2W].
+        """x [B, I, H, W], its channels scaled by styles [B, I], convolved: [B, O, H, W] or, with
+        `up`, [B, O, 2H, 2W].
         """
         weight: Tensor = self.weight
         x = x * styles[:, :, None, None].to(x.dtype)
@@ -84,7 +84,7 @@ class ModulatedConv(nn.Module):
         )
 
     def demodulation(self, styles: Tensor) -> Tensor:
-        """Factors [B, O] that give every output channel unit expected energy."""
+        """Factors [B, O] that give every output channel unit expected energy, for styles [B, I]."""
         energy = styles.square() @ self.weight.square().sum(dim=(2, 3)).T
         return (energy + 1e-8).rsqrt()
 
@@ -149,8 +149,8 @@ class ToRGB(ModulatedConv):
 
 
 def upsample_image(image: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, 3, 2H, 2W] with the [1, 3, 3, 1] filter: bilinear, but black beyond the
-    border.
+    """Images [B, 3, H, W] doubled to [B, 3, 2H, 2W] with the [1, 3, 3, 1] filter: bilinear, but
+    black beyond the border.
     """
     padded = F.pad(image, (1, 1, 1, 1))
     doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)

@@ -32,7 +32,10 @@ _FIRST, _SECOND = ".lora_A.default.weight", ".lora_B.default.weight"  # what pef
 
 
 class Lora(Parameterization):
-    """Adapters of one rank beside the weights of a UNet; `lora` makes it."""
+    """LoRA as a parameterization: adapters of one rank beside the weights of a UNet.
+
+    rank, targets, seed: as in `lora`, which makes it.
+    """
 
     def __init__(self, rank: int, targets: Iterable[str], seed: int) -> None:
         self.rank, self.targets, self.seed = rank, tuple(targets), seed
@@ -75,7 +78,8 @@ class Lora(Parameterization):
 
 
 def lora(rank: int = 4, targets: Sequence[str] = TARGETS, seed: int = 0) -> Lora:
-    """Adapters of `rank` on convolutions, attention, or both; seed: of their random half.
+    """LoRA (Hu et al. 2022) for diffusion models: adapters of `rank` on convolutions, attention, or
+    both. seed: of the random half of an adapter; the other half starts at 0.
 
     The adapted generator starts as the source, bit for bit. The adaptation holds the adapters only.
     Raises AirlibError for a rank below 1 and for unknown targets.
@@ -130,7 +134,7 @@ def combine_lora(
 
 
 def coverage(generator: DiffusionGenerator, rank: int = 4) -> dict[str, dict[str, int]]:
-    """What LoRA of `rank` would train of `generator`, which stays as it is.
+    """How much LoRA of `rank` would train of `generator`, which stays as it is.
 
     {"attention", "convolutions" or "convolutions + attention": {"layers": how many layers get an
     adapter, "numbers": how many numbers are trained}}.

@@ -36,7 +36,10 @@ _OLD_LORA = re.compile(rf"lora_(\d+)_({'|'.join(TARGETS)})(?:_(?:{'|'.join(TARGE
 
 
 def parameterization_named(name: str) -> Parameterization:
-    """What may move, by its name; "A + B" is both at once. AirlibError for an unknown name."""
+    """The parameterization of a name such as "synthesis", "layers5", "lora4" or "domain_vector".
+
+    "A + B" is both at once. Raises AirlibError for an unknown name.
+    """
     made = [_made(part) for part in name.split(AND)]
     if None in made:
         raise AirlibError(
@@ -47,7 +50,7 @@ def parameterization_named(name: str) -> Parameterization:
 
 
 def parameterization_names() -> list[str]:
-    """All names that can be made; K layers and rank R stand for any number."""
+    """All names that `parameterization_named` knows; K (layers) and R (rank) stand for numbers."""
     return [*_makers, *_FORMS]
 
 
@@ -85,7 +88,7 @@ def _same(first: Make, second: Make) -> bool:
 def parameterization_of(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Parameterization:
-    """What moved in an adaptation with this configuration and these tensors.
+    """The parameterization that an adaptation with this configuration and these tensors names.
 
     Raises AirlibError if it is not registered here, and if the configuration names none.
     """

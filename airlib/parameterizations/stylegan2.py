@@ -44,7 +44,9 @@ def named(adapted: nn.Module, wanted: Iterable[nn.Module | Tensor]) -> dict[str,
 
 
 def synthesis() -> Parameterization:
-    """Constant input and every 3x3 convolution (26.7 million numbers at 1024 pixels)."""
+    """The constant input and every 3x3 convolution of a StyleGAN2, with affine map, bias and noise
+    strength (26.7 million numbers at 1024 pixels).
+    """
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return named(adapted, [adapted.synthesis.block(4).const, *adapted.synthesis.layers])
@@ -53,7 +55,9 @@ def synthesis() -> Parameterization:
 
 
 def convolutions() -> Parameterization:
-    """The weights of every 3x3 convolution, without affine map and bias (23.6 million)."""
+    """The weights of every 3x3 convolution, without affine map and bias (23.6 million
+    numbers at 1024 pixels).
+    """
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return named(adapted, [layer.weight for layer in adapted.synthesis.layers])
@@ -62,7 +66,9 @@ def convolutions() -> Parameterization:
 
 
 def affine() -> Parameterization:
-    """The affine maps from w to the styles of every 3x3 convolution (3.1 million)."""
+    """The affine maps from w to the styles of every 3x3 convolution (3.1 million
+    numbers at 1024 pixels).
+    """
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return named(adapted, [layer.affine for layer in adapted.synthesis.layers])
@@ -89,8 +95,8 @@ def domain_vector(order: ModulationOrder = "pre") -> Parameterization:
 
 
 def full() -> Parameterization:
-    """Everything, mapping network and ToRGB included, of a generator `with_mapping` (30.4 million;
-    the noise strengths of NVIDIA's networks are among them).
+    """Everything, mapping network and ToRGB included, of a generator `with_mapping` (30.4 million
+    numbers of a StyleGAN2 at 1024 pixels, NVIDIA's noise strengths among them).
     """
     return Parameterization("full", _everything, whole=True)
 
@@ -100,7 +106,7 @@ def _everything(adapted: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def mapping() -> Parameterization:
-    """The mapping network of a generator `with_mapping` (2.1 million)."""
+    """The mapping network of a generator `with_mapping` (2.1 million numbers at 1024 pixels)."""
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return named(adapted, [adapted.mapping])
@@ -118,7 +124,9 @@ def latent_direction() -> Parameterization:
 
 
 def domain_embedding() -> Parameterization:
-    """The first mapping bias of a generator `with_mapping`: where `restrict` put the domain."""
+    """The first bias of the mapping network of a generator `with_mapping`: where
+    `StyleGAN2.restrict` put the condition, so the generator can only move between known domains.
+    """
 
     def select(adapted: StyleGAN2) -> dict[str, nn.Parameter]:
         return named(adapted, [adapted.mapping.layer(0).bias])
@@ -142,8 +150,8 @@ PARAMETERIZATIONS: dict[str, Callable[[], Parameterization]] = {
 
 
 def trainable_numbers(generator: StyleGAN2) -> dict[str, int]:
-    """How many numbers each of `PARAMETERIZATIONS` trains in `generator`, which stays as it is: the
-    budget table of HyperDomainNet.
+    """{name: how many numbers it trains in `generator`} for every parameterization of a StyleGAN2:
+    the budget table of HyperDomainNet. The generator stays as it is.
     """
     counts = {}
     for name, make in PARAMETERIZATIONS.items():
@@ -156,12 +164,12 @@ def trainable_numbers(generator: StyleGAN2) -> dict[str, int]:
 def layers_of(
     generator: StyleGAN2, latent_indices: Iterable[int], layer_map: LayerMap
 ) -> list[nn.Module]:
-    """The layers that stand for entries of the w+ latent.
+    """The layers of `generator` that stand for entries 0 ... num_ws - 1 of the w+ latent.
 
     "official": entry i is item i of [4x4 conv, 4x4 torgb, remaining convs], as in StyleGAN-NADA's
     code, where the scored entry is off by one from the layer it drives for i >= 2. "corrected":
     entry i stands for the convolution that it drives (the last entry drives only the last torgb and
-    stands for none).
+    stands for none). Raises AirlibError for another layer_map.
     """
     if layer_map == "official":
         return [generator.layer(i) for i in latent_indices]
@@ -172,10 +180,11 @@ def layers_of(
 
 
 def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng: Rng) -> Tensor:
-    """How strongly the target text pulls each entry of w+ [num_ws].
+    """How strongly the text `target_class` pulls each entry of w+, averaged over 8 images [num_ws].
 
     StyleGAN-NADA takes one SGD step on w against 1 - 100 cos(image, text) / 100 and scores entry i
     by the mean movement; for one step that is the mean absolute gradient, computed here directly.
+    Raises AirlibError for a generator whose latents are not in w+.
     """
     device = space.encoders[0].device
     latents = generator.sample_latents(SELECTION_BATCH, rng).to(device).requires_grad_(True)
@@ -196,7 +205,10 @@ def latent_scores(generator: StyleGAN2, space: ClipSpace, target_class: str, rng
 
 
 class AdaptiveLayers(Parameterization):
-    """All layers that can be chosen; `before_step` chooses k. `adaptive_layers` makes it."""
+    """StyleGAN-NADA's adaptive selection: `before_step` chooses k of all selectable layers.
+
+    k, layer_map, space, target_class: as in `adaptive_layers`, which makes it.
+    """
 
     def __init__(
         self, k: int, layer_map: LayerMap, space: ClipSpace | None, target_class: str | None
@@ -208,7 +220,7 @@ class AdaptiveLayers(Parameterization):
         super().__init__(f"layers{k}{suffix}", self._selectable)
 
     def bind(self, space: ClipSpace, target_class: str) -> "AdaptiveLayers":
-        """The same selection, by how strongly `target_class` pulls in `space`."""
+        """A selection of as many layers, scored by how strongly `target_class` pulls in `space`."""
         return AdaptiveLayers(self.k, self.layer_map, space, target_class)
 
     def before_step(self, adapted: Any, trainable: dict[str, nn.Parameter], rng: Rng) -> None:
