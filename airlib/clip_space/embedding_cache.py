@@ -18,6 +18,7 @@ Images are decoded and preprocessed in worker processes; one that cannot be read
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,10 @@ Batch = tuple[Tensor, Tensor]  # which images were readable, bool [B]; their pix
 
 
 def cache_directory() -> Path:
-    """`$AIRLIB_CACHE/embeddings`, by default `~/.cache/airlib/embeddings`."""
+    """The folder of cached embeddings, `$AIRLIB_CACHE/embeddings`.
+
+    Without that variable it is `~/.cache/airlib/embeddings`.
+    """
     cache = Path(os.environ.get("AIRLIB_CACHE") or Path.home() / ".cache" / "airlib")
     return cache / "embeddings"
 
@@ -49,10 +53,13 @@ def embed_classes(
     cache: Path | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(label, float32 [n, D]) per class, from the cache where it holds the class.
+    """Image embeddings of a data set, class by class: yields (label, float32 [n, D]).
 
-    name: of the data set. cache: None keeps nothing. Rows of unreadable images are NaN.
-    Raises AirlibError for a class without a single readable image, and for a damaged cache file.
+    Classes come from the cache where it holds them. name: the name of the data set, a folder of the
+    cache. classes: label -> images. cache: a folder such as `cache_directory()`; None keeps
+    nothing. workers: processes that read images. Rows are unit vectors; those of unreadable images
+    are NaN. Raises AirlibError for a class without a single readable image, and for a damaged cache
+    file.
     """
     paths: dict[str, Path] = {}
     if cache is not None:
@@ -65,12 +72,12 @@ def embed_classes(
         if label not in kept:
             rows = next(computed)
             if label in paths:
-                write_atomically(paths[label], lambda path, rows=rows: np.save(path, rows))
+                write_atomically(paths[label], partial(np.save, arr=rows))
         yield label, _load(paths[label], len(items)) if label in paths else rows
 
 
 def encoder_hash(encoder: ClipEncoder) -> str:
-    """Changes with the network, any of its weights, and its preprocessing."""
+    """A hash that changes with CLIP's network, any of its weights, and its preprocessing."""
     digest = hashlib.sha256(repr((FORMAT, BATCH, encoder.preprocess, encoder.model)).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
         digest.update(name.encode())
@@ -79,7 +86,7 @@ def encoder_hash(encoder: ClipEncoder) -> str:
 
 
 def list_hash(items: Sequence[Item]) -> str:
-    """Changes with the items, their order, and the size or time of a file."""
+    """A hash that changes with the items, their order, and the size or time of a file."""
     digest = hashlib.sha256()
     for item in items:
         try:
@@ -103,10 +110,10 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> Tensor | None:
         try:
-            image = np.array(self.items[index].read())
+            levels = np.array(self.items[index].read())
         except AirlibError:
             return None
-        image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
+        image = torch.from_numpy(levels).permute(2, 0, 1).float() / 127.5 - 1
         return self.preprocess(image[None])[0]
 
 
@@ -121,10 +128,11 @@ def _compute(
 ) -> Iterator[np.ndarray]:
     """The rows of each class in turn. Workers start when the first is asked for."""
     items = [item for members in classes for item in members]
-    batches, start = [], 0
+    batches: list[list[int]] = []
+    start = 0
     for members in classes:
         end = start + len(members)
-        batches += [range(i, min(i + BATCH, end)) for i in range(start, end, BATCH)]
+        batches += [[*range(i, min(i + BATCH, end))] for i in range(start, end, BATCH)]
         start = end
     loader = DataLoader(
         _Images(items, encoder.preprocess),

@@ -9,6 +9,7 @@ so two methods are compared run by run.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from airlib.errors import AirlibError
 from airlib.evaluation.features import LABELS
 from airlib.evaluation.intervals import Interval, mean_interval, paired_difference
 from airlib.results import Metric
+
+Row = dict[str, Any]  # of a summary: "pair" -> its name, method -> its `Cell`
 
 LARGER_IS_BETTER = tuple(name for name, title in LABELS.items() if title.endswith("↑"))
 
@@ -36,23 +39,32 @@ class Cell:
 
 
 def values(metrics: Sequence[Metric], name: str) -> dict[str, dict[tuple[str, int], float]]:
-    """{method: {(pair, seed): value}} of one metric."""
+    """{method: {(pair, seed): value}} of the metric `name`.
+
+    Raises AirlibError if no entry of `metrics` has that name.
+    """
     table: dict[str, dict[tuple[str, int], float]] = {}
     for metric in metrics:
         if metric.name == name:
-            table.setdefault(metric.method, {})[metric.pair, metric.seed] = metric.value
+            method, pair, seed = metric.method, metric.pair, metric.seed
+            if method is None or pair is None or seed is None:
+                raise AirlibError(f"{name}: only metrics of a method, pair and seed are compared")
+            table.setdefault(method, {})[pair, seed] = metric.value
     if not table:
         raise AirlibError(f"no metric called {name!r} in these results")
     return table
 
 
-def summary(metrics: Sequence[Metric], name: str) -> list[dict[str, str | Cell]]:
-    """One row per pair, a `Cell` per method, in the order the runs were made."""
+def summary(metrics: Sequence[Metric], name: str) -> list[Row]:
+    """The metric `name` as a table in the order the runs were made.
+
+    A row per pair: "pair" -> its name, and each method -> a `Cell`, the mean over seeds.
+    """
     by_method = values(metrics, name)
     pairs = list(dict.fromkeys(pair for runs in by_method.values() for pair, _ in runs))
     rows = []
     for pair in pairs:
-        row: dict[str, str | Cell] = {"pair": pair}
+        row: Row = {"pair": pair}
         for method, runs in by_method.items():
             found = [value for (p, _), value in runs.items() if p == pair]
             if found:
@@ -64,10 +76,12 @@ def summary(metrics: Sequence[Metric], name: str) -> list[dict[str, str | Cell]]
 def contrasts(
     metrics: Sequence[Metric], first: str, second: str, names: Sequence[str], rng: torch.Generator
 ) -> list[dict]:
-    """Per metric: first minus second over matched runs, its interval, a sign-flip p-value, and who
-    wins.
+    """Two methods compared run by run: a row for each metric in `names`.
 
-    A pair is won by the method with the better mean over seeds.
+    Keys: "metric"; "difference", the mean of first minus second over matched runs; "interval", its
+    95 % interval (None for a single run); "p", the sign-flip p-value; "runs", how many were
+    matched; "won", the pairs on which the first method has the better mean over seeds; "better",
+    the method that is ahead over all runs. Raises AirlibError for unmatched runs.
     """
     rows = []
     for name in names:
@@ -94,9 +108,10 @@ def contrasts(
 
 
 def improvements(metrics: Sequence[Metric], names: Sequence[str]) -> list[dict]:
-    """Per metric and method: the pairs on which it beats the untouched source, and by how much.
+    """How far each method improves on the untouched source: a row per metric and method.
 
-    `mean` is the mean over pairs of 1 - value / source's value, values being means over seeds.
+    Keys: "metric"; "method"; "improved", the pairs on which the method beats the source; "mean",
+    the mean over pairs of 1 - value / source's value, values being means over seeds.
     """
     rows = []
     for name in names:
@@ -128,7 +143,10 @@ def shares_left(runs: Mapping[str, dict], names: Sequence[str]) -> list[dict]:
 
 
 def sentence(row: dict, first: str, second: str, pairs: int) -> str:
-    """A contrast in words, with the uncertainty in them."""
+    """A row of `contrasts` between `first` and `second` in words, uncertainty included.
+
+    pairs: how many pairs were compared.
+    """
     sure = "" if row["p"] < 0.05 else ", which chance alone could do"
     won = f" (better on {', '.join(row['won'])})" if 0 < len(row["won"]) < pairs else ""
     return (
@@ -139,9 +157,10 @@ def sentence(row: dict, first: str, second: str, pairs: int) -> str:
 
 
 def verdict(row: dict, claimed: str) -> str:
-    """Whether a contrast bears out that the method `claimed` is better: held, not held, not sure.
+    """Whether a row of `contrasts` bears out that the method `claimed` is better.
 
-    "not sure" where the difference has the right sign and chance alone could have made it.
+    "held", "not held", or "not sure" where the difference has the right sign and chance alone could
+    have made it (p >= 0.05).
     """
     if row["better"] != claimed:
         return "not held"
@@ -149,8 +168,10 @@ def verdict(row: dict, claimed: str) -> str:
 
 
 def about_equal(row: dict, reference: float, margin: float) -> str:
-    """Whether a contrast's whole interval lies within `margin` (a share) of a reference value:
-    held, not held (no part of it does), or not sure.
+    """Whether the difference in a row of `contrasts` is small: at most `margin` of `reference`.
+
+    margin: a share of the reference value. "held" if the whole interval lies within the margin,
+    "not held" if no part of it does, else "not sure".
     """
     low, high = (end / reference for end in row["interval"])
     if max(abs(low), abs(high)) <= margin:
@@ -164,10 +185,10 @@ def p_text(p: float) -> str:
 
 
 def path_coordinates(points: Tensor, source: Tensor, target: Tensor) -> list[tuple[float, float]]:
-    """Where mean embeddings [K, D] lie on the way from `source` to `target` [D], and how far off
-    it.
+    """Where mean embeddings [K, D] lie on the way from `source` [D] to `target` [D].
 
-    (0, 0) is the source, (1, 0) the target; both coordinates are in units of their distance.
+    A pair per point: how far along the way, and how far off it, in units of the way's length. (0,
+    0) is the source, (1, 0) the target. Raises AirlibError if source and target are the same.
     """
     points, source, target = points.cpu(), source.cpu(), target.cpu()
     way = target - source

@@ -16,7 +16,7 @@ full    The same values, then the diversity terms of CLIP distance, kernel dista
         recall, density and coverage, intra-LPIPS, and HyperDomainNet's Quality and Diversity.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,9 @@ from airlib.evaluation import measures
 from airlib.evaluation.features import KEPT, Reference, see
 from airlib.results import Metric
 
-QUICK = {
+Measure = Callable[[measures.Subject], list[measures.Entry]]
+
+QUICK: dict[str, Measure] = {
     "Frechet distance": measures.frechet,
     "paired distances": measures.paired,
     "diversity": measures.diversity,
@@ -50,11 +52,15 @@ WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
 @dataclass(frozen=True)
 class Scores:
-    """`omitted` says of each measure without a value why it has none."""
+    """What was measured of a set of images.
+
+    metrics: the values. omitted: measure -> why it has no value.
+    images: the first images [n, 3, H, W], as many as perceptual distances need.
+    """
 
     metrics: list[Metric]
     omitted: dict[str, str]
-    images: Tensor  # the first ones, as far as perceptual distances need them
+    images: Tensor
 
 
 def scores_of(
@@ -62,18 +68,23 @@ def scores_of(
     cache: Path | None = None,
     pair: str | None = None, method: str | None = None, seed: int | None = None,
 ) -> Scores:  # fmt: skip
-    """Score images, which belong to the reference's latents in order where it knows the truth.
+    """Measure a set of images, in batches [B, 3, H, W] in [-1, 1], by a named protocol.
 
-    batches, cache: see `see`. What the reference has no networks or truth for is omitted. A measure
-    that fails, for example for want of images, is omitted by "full", which says so, and an
-    AirlibError in "quick", since sweeps rely on its values.
+    Where the reference knows true targets, the images must be those of the same latents in order.
+    protocol: "quick", "text", "shown" or "full". cache: a folder for the features of this set under
+    these networks; what is there is not computed again. pair, method, seed: what the metrics are
+    labelled with. A measure that the reference has no networks, truth or sentences for is omitted,
+    and so is one that fails, for example for want of images; but "quick" raises its AirlibError,
+    since sweeps rely on the values. Raises AirlibError also for an unknown protocol, no images,
+    other shapes, and NaN.
     """
     if protocol not in PROTOCOLS:
         raise AirlibError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     keep = KEPT if reference.judges else 0
     seen = see(batches, reference.judges, reference.encoder, keep, cache)
     subject, owner = measures.Subject(seen, reference), (pair, method, seed)
-    metrics, omitted = [], {}
+    metrics: list[Metric] = []
+    omitted: dict[str, str] = {}
     for name, measure in PROTOCOLS[protocol].items():
         if reason := _not_applicable(name, reference):
             omitted[name] = reason

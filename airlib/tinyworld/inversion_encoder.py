@@ -38,6 +38,7 @@ class Residual(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C_in, H, W] -> [B, C_out, H / 2, W / 2]."""
         return (self.second(self.first(x)) + self.shortcut(x)).relu()
 
 
@@ -52,6 +53,8 @@ class TinyEncoder(nn.Module):
         resolution: height and width of the pictures, a multiple of 16.
         width: channels of the first stage.
     """
+
+    latent_avg: Tensor
 
     def __init__(self, num_ws: int = 10, w_dim: int = 128, resolution: int = 64, width: int = 32):
         super().__init__()
