@@ -110,10 +110,10 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> Tensor | None:
         try:
-            levels = np.array(self.items[index].read())
+            pixels = np.array(self.items[index].read())
         except AirlibError:
             return None
-        image = torch.from_numpy(levels).permute(2, 0, 1).float() / 127.5 - 1
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
         return self.preprocess(image[None])[0]
 
 
@@ -132,7 +132,7 @@ def _compute(
     start = 0
     for members in classes:
         end = start + len(members)
-        batches += [[*range(i, min(i + BATCH, end))] for i in range(start, end, BATCH)]
+        batches += [list(range(i, min(i + BATCH, end))) for i in range(start, end, BATCH)]
         start = end
     loader = DataLoader(
         _Images(items, encoder.preprocess),

@@ -51,7 +51,8 @@ class Curvature:
         """
         if n < 1:
             raise AirlibError("a curvature is the mean over drawn images: take at least 1")
-        drawn, latents = torch.zeros((), dtype=torch.float64), generator.sample_latents(n, rng)
+        latents = generator.sample_latents(n, rng)
+        drawn = torch.zeros((), dtype=torch.float64, device=latents.device)
         for part in latents.split(DRAWN_AT_ONCE):
             gradients = _gradients(generator, perceptual, part, rng).double()
             drawn = drawn + gradients.T @ gradients / n
@@ -77,8 +78,9 @@ def _gradients(
     latents = latents.detach().requires_grad_(True)
     drawn = generator(latents)
     residuals = (drawn.flatten(1) / drawn[0].numel() ** 0.5, perceptual.embed(drawn))
-    pixels, maps = ((_signs(r, rng) * r).sum() for r in residuals)
-    return torch.autograd.grad(pixels + maps, latents)[0].flatten(1)
+    pixels, embedding = ((_signs(r, rng) * r).sum() for r in residuals)
+    total = pixels + embedding
+    return torch.autograd.grad(total, latents)[0].flatten(1)
 
 
 def _signs(like: Tensor, rng: Rng) -> Tensor:

@@ -87,11 +87,12 @@ def invert(
 ) -> Inversion:  # fmt: skip
     """The w+ that draw images [n, 3, H, H] in [-1, 1], found by a search (II2S, Zhu et al. 2020).
 
-    Each image is searched for without regard to the others. start: latents [n, num_ws, w_dim] where
-    the search begins; default: the mean latent. curvature: the search's coordinates; default: w+
-    itself, as in II2S. Images are drawn without noise maps: what these would add is no matter of
-    the latents. Raises AirlibError for other shapes, sizes and ranges, for NaN, and if the search
-    diverges.
+    Each image is searched for without regard to the others.
+
+    start: latents [n, num_ws, w_dim] where the search begins; default: the mean latent.
+    curvature: the coordinates of the search; default: w+ itself, as in II2S.
+    Images are drawn without noise maps: what these would add is no matter of the latents.
+    Raises AirlibError for other shapes, sizes and ranges, for NaN, and if the search diverges.
     """
     config = config or InversionConfig()
     images = checked_pictures(images, generator.resolution).to(generator.mapping.w_avg.device)

@@ -45,7 +45,9 @@ class PNorm:
             raise AirlibError(
                 f"{n} latents do not show {generator.w_dim} axes; take many more than that"
             )
-        total = squares = torch.zeros((), dtype=torch.float64)
+        total = squares = torch.zeros(
+            (), dtype=torch.float64, device=generator.mapping.w_avg.device
+        )
         for size in [MAPPED_AT_ONCE] * (n // MAPPED_AT_ONCE) + [n % MAPPED_AT_ONCE]:
             z = generator.sample_z(size, rng)
             x = F.leaky_relu(generator.mapping(z), BEFORE_ACTIVATION).double()

@@ -64,9 +64,10 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """
     if len(values) < 2:
         return None
-    x = _values(values)
-    half_width = student_quantile(len(x) - 1) * float(x.std()) / len(x) ** 0.5
-    return float(x.mean()) - half_width, float(x.mean()) + half_width
+    known = _values(values)
+    degrees = len(known) - 1
+    half_width = student_quantile(degrees) * float(known.std()) / len(known) ** 0.5
+    return float(known.mean()) - half_width, float(known.mean()) + half_width
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:

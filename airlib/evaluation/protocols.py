@@ -82,7 +82,7 @@ def scores_of(
         raise AirlibError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     keep = KEPT if reference.judges else 0
     seen = see(batches, reference.judges, reference.encoder, keep, cache)
-    subject, owner = measures.Subject(seen, reference), (pair, method, seed)
+    subject = measures.Subject(seen, reference)
     metrics: list[Metric] = []
     omitted: dict[str, str] = {}
     for name, measure in PROTOCOLS[protocol].items():
@@ -90,7 +90,7 @@ def scores_of(
             omitted[name] = reason
             continue
         try:
-            metrics += [Metric(*entry, *owner) for entry in measure(subject)]
+            metrics += [Metric(*entry, pair, method, seed) for entry in measure(subject)]
         except AirlibError as error:
             if protocol == "quick":
                 raise

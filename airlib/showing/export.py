@@ -34,9 +34,10 @@ def save_gif(
 ) -> Path:  # fmt: skip
     """Write images [n, 3, H, H] in [-1, 1] as an endless animation; returns the path.
 
-    seconds: how long each image is seen, rounded to hundredths. side: pixels that an image is high;
-    default: its own. and_back: after the last image, the ones between in reverse, so that nothing
-    jumps. Raises AirlibError for other shapes, no images, NaN, and a time that a GIF cannot hold.
+    seconds: how long each image is seen, rounded to hundredths.
+    side: pixels that an image is high; default: its own.
+    and_back: after the last image, the ones between in reverse, so that nothing jumps.
+    Raises AirlibError for other shapes, no images, NaN, and a time that a GIF cannot hold.
     """
     hundredths = round(100 * seconds)
     if hundredths < 2 or hundredths > 0xFFFF:  # browsers slow down what is faster

@@ -5,7 +5,7 @@ head's, which is rotated, and the face's, which also follows the turn of the hea
 colours that follow from species, skin, fur and age.
 """
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -36,18 +36,17 @@ class Sitter:
 
     def is_a(self, *species: str) -> Tensor:
         """Which sitters are of one of these species: 1 for those, else 0; float [n, 1, 1]."""
-        wanted = torch.tensor([SPECIES.index(name) for name in species])
-        return torch.isin(self.traits.species, wanted).float()
+        known = self.traits.species
+        return reduce(torch.add, [(known == SPECIES.index(name)).float() for name in species])
 
     def patches(self, size: int) -> Tensor:
         """Smooth spots [n, size, size], like an out-of-focus background.
 
         They are four fixed patterns, weighted for each sitter.
         """
-        spots = torch.zeros(())
-        for k, pattern in enumerate(_spots(size)):
-            spots = spots + self.traits.bokeh[:, k] * pattern
-        return spots * 0.6
+        patterns = _spots(size)
+        weighted = [self.traits.bokeh[:, k] * patterns[k] for k in range(len(patterns))]
+        return reduce(torch.add, weighted) * 0.6
 
     def _place_frames(self, size: int) -> None:
         t, grid = self.traits, pixel_grid(size)

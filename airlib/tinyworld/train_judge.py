@@ -40,7 +40,7 @@ class JudgeTask:
     """The conv net as a task of `airlib.training.loop`."""
 
     name = "judge"
-    network: type[ConvJudge] | type[VitJudge] = ConvJudge
+    network: type[ConvJudge | VitJudge] = ConvJudge
     peak, warm_up = 3e-3, 0.03  # learning rate, and the share of the steps that leads up to it
 
     def __init__(self, seed: int = 0, steps: int = 1500, pool_size: int = POOL_SIZE) -> None:
