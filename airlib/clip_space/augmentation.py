@@ -14,10 +14,10 @@ SCALE, ROTATION, SHIFT, SHEAR, NOISE = (0.85, 1.2), 0.12, 0.08, 0.03, 0.06
 
 
 def random_views(images: Tensor, views: int, rng: Rng) -> Tensor:
-    """[B, 3, H, W] -> [views * B, 3, H, W]: scaled, rotated (radians), shifted (half sizes),
-    sheared, noised.
+    """Random views of images [B, 3, H, W]: [views * B, 3, H, W], differentiable.
 
-    Differentiable. Image b becomes rows b, B + b, 2B + b, ...
+    Each view is scaled, rotated, shifted, sheared and noised on its own. Image b becomes rows b,
+    B + b, 2B + b, ...
     """
     images = images.repeat(views, 1, 1, 1)
     n, device = len(images), images.device

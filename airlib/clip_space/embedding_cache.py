@@ -38,7 +38,10 @@ Batch = tuple[Tensor, Tensor]  # which images were readable, bool [B]; their pix
 
 
 def cache_directory() -> Path:
-    """`$AIRLIB_CACHE/embeddings`, by default `~/.cache/airlib/embeddings`."""
+    """The folder of cached embeddings, `$AIRLIB_CACHE/embeddings`.
+
+    Without that variable it is `~/.cache/airlib/embeddings`.
+    """
     cache = Path(os.environ.get("AIRLIB_CACHE") or Path.home() / ".cache" / "airlib")
     return cache / "embeddings"
 
@@ -50,10 +53,13 @@ def embed_classes(
     cache: Path | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(label, float32 [n, D]) per class, from the cache where it holds the class.
+    """Image embeddings of a data set, class by class: yields (label, float32 [n, D]).
 
-    name: of the data set. cache: None keeps nothing. Rows of unreadable images are NaN.
-    Raises AirlibError for a class without a single readable image, and for a damaged cache file.
+    Classes come from the cache where it holds them. name: the name of the data set, a folder of the
+    cache. classes: label -> images. cache: a folder such as `cache_directory()`; None keeps
+    nothing. workers: processes that read images. Rows are unit vectors; those of unreadable images
+    are NaN. Raises AirlibError for a class without a single readable image, and for a damaged cache
+    file.
     """
     paths: dict[str, Path] = {}
     if cache is not None:
@@ -66,12 +72,12 @@ def embed_classes(
         if label not in kept:
             rows = next(computed)
             if label in paths:
-                write_atomically(paths[label], partial(_save, rows))
+                write_atomically(paths[label], partial(np.save, arr=rows))
         yield label, _load(paths[label], len(items)) if label in paths else rows
 
 
 def encoder_hash(encoder: ClipEncoder) -> str:
-    """Changes with the network, any of its weights, and its preprocessing."""
+    """A hash that changes with CLIP's network, any of its weights, and its preprocessing."""
     digest = hashlib.sha256(repr((FORMAT, BATCH, encoder.preprocess, encoder.model)).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
         digest.update(name.encode())
@@ -80,7 +86,7 @@ def encoder_hash(encoder: ClipEncoder) -> str:
 
 
 def list_hash(items: Sequence[Item]) -> str:
-    """Changes with the items, their order, and the size or time of a file."""
+    """A hash that changes with the items, their order, and the size or time of a file."""
     digest = hashlib.sha256()
     for item in items:
         try:
@@ -109,10 +115,6 @@ class _Images(Dataset):
             return None
         image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
         return self.preprocess(image[None])[0]
-
-
-def _save(rows: np.ndarray, path: Path) -> None:
-    np.save(path, rows)
 
 
 def _collate(images: list[Tensor | None]) -> Batch:

@@ -72,15 +72,17 @@ class ClipEncoder:
 
     @property
     def device(self) -> torch.device:
+        """The device that the model is on."""
         return self.model.logit_scale.device
 
     def to(self, device: str | torch.device) -> "ClipEncoder":
+        """Move the model to `device`, in place, and forget cached text; returns the encoder."""
         self.model.to(device)
         self._text_cache.clear()
         return self
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1], on any device -> unit vectors [B, D], differentiable."""
+        """Images [B, 3, H, W] in [-1, 1], on any device -> unit vectors [B, D], differentiable."""
         return self.embed_pixels(self.preprocess(images.to(self.device)))
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
@@ -124,7 +126,10 @@ class ClipEncoder:
         return F.normalize(self.prompt_features(embeddings, end_of_text), dim=-1)
 
     def prompt_features(self, embeddings: Tensor, end_of_text: Tensor) -> Tensor:
-        """As `embed_prompt`, but of the length that CLIP gives them."""
+        """Token embeddings [B, L, W] and end-of-text index [B] -> features [B, D], not normalised.
+
+        The vectors of `embed_prompt` before they are scaled to unit length; differentiable.
+        """
         model, length = self.model, embeddings.shape[1]
         x = embeddings + model.positional_embedding[:length]
         x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
@@ -194,7 +199,10 @@ def _read_state(name: str, path: Path) -> dict[str, Tensor]:
 
 
 def load_state(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:
-    """`model` with `state` (any float type), every name and shape of which must match."""
+    """`model`, filled with `state` (any float type).
+
+    source: where the state is from, for messages. Raises AirlibError if any name or shape differs.
+    """
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

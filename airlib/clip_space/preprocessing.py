@@ -20,13 +20,15 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ClipPreprocess:
-    """[B, 3, H, W] in [-1, 1] -> [B, 3, resolution, resolution] as CLIP's image tower takes it.
+    """CLIP's view of images: [B, 3, H, W] in [-1, 1] -> [B, 3, resolution, resolution].
 
+    Images are resized, centre-cropped and normalised, differentiably and without clamping.
     `antialias` widens the bicubic filter when shrinking, as PIL does and as current torchvision
     does for tensors. The torchvision of 2021, with which the published methods ran, did not:
     `antialias=False` reproduces them. The two differ visibly when a 1024 px image shrinks to 224,
     and slightly even when enlarging (their bicubic kernels have different coefficients).
-    Equal configurations compare equal, so a resize can be shared between CLIP models.
+    Equal configurations compare equal, so a resize can be shared between CLIP models. Calling one
+    raises AirlibError for other shapes than [B, 3, H, W].
     """
 
     resolution: int

@@ -32,7 +32,11 @@ FLOOR = 0.25  # of the mean over directions: what no drawn image has told of cou
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """Lower triangle L [d, d] with L L^T = H, of w+ with d = num_ws * w_dim entries."""
+    """Coordinates x = L^T w of a search for latents, in which all directions count about the same.
+
+    factor: the lower triangle L [d, d] of the curvature H = L L^T of an inversion's loss, where d =
+    num_ws * w_dim is the number of entries of w+.
+    """
 
     factor: Tensor
 
@@ -41,7 +45,10 @@ class Curvature:
         cls, generator: StyleGAN2, perceptual: PerceptualEmbedding, prior: PNorm,
         prior_weight: float, n: int, rng: Rng,
     ) -> "Curvature":  # fmt: skip
-        """From n drawn images, of the loss with that weight of the prior."""
+        """The curvature of the loss of `invert`, as the mean over n drawn images.
+
+        prior_weight: the weight of the prior in that loss. Raises AirlibError if n is below 1.
+        """
         if n < 1:
             raise AirlibError("a curvature is the mean over drawn images: take at least 1")
         latents = generator.sample_latents(n, rng)
@@ -55,11 +62,11 @@ class Curvature:
         return cls(torch.linalg.cholesky(whole).float())
 
     def coordinates(self, latents: Tensor) -> Tensor:
-        """x of latents, both [n, num_ws, w_dim]."""
+        """Latents w [n, num_ws, w_dim] -> coordinates x of the same shape."""
         return (latents.flatten(1) @ self.factor).view_as(latents)
 
     def latents(self, coordinates: Tensor) -> Tensor:
-        """Latents of x, both [n, num_ws, w_dim]; differentiable."""
+        """Coordinates x [n, num_ws, w_dim] -> latents w of the same shape; differentiable."""
         flat = coordinates.flatten(1).T
         return torch.linalg.solve_triangular(self.factor.T, flat, upper=True).T.view_as(coordinates)
 

@@ -31,11 +31,16 @@ OPTIMISED_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """Numbers of II2S as in MindTheGap's code; HyperDomainNet's has a `prior_weight` of 0.001."""
+    """Numbers of the search for latents (II2S, Zhu et al. 2020), by default those of MindTheGap.
+
+    learning_rate: Adam's. prior_weight: lambda_p; 0.01 is that of MindTheGap's code for the picture
+    of a style, 0.001 that of HyperDomainNet's code for photos of faces.
+    Raises AirlibError for fewer than one step, a learning rate of 0 or less, and a negative weight.
+    """
 
     steps: int = 1000
     learning_rate: float = 0.01
-    prior_weight: float = 0.01  # lambda_p, of the picture of a style; photos of faces: 0.001
+    prior_weight: float = 0.01
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.learning_rate > 0 or not self.prior_weight >= 0:
@@ -46,9 +51,11 @@ class InversionConfig:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """Latents [n, ...] of n images, what is drawn with them [n, 3, H, W], and how far that is from
-    the images, [n] each, without weights: {"mse", "l1", "perceptual"}, see `errors_of`, and "prior"
-    where a search had one.
+    """What an inversion of n images found.
+
+    latents: [n, ...]. reconstruction: the images [n, 3, H, W] that the latents draw.
+    errors: how far these are from the images, [n] each and unweighted: "mse" and "l1" in pixels,
+    "perceptual" where an embedding was given, "prior" where a search had one.
     """
 
     latents: Tensor
@@ -60,7 +67,10 @@ class Inversion:
 def errors_of(
     drawn: Tensor, images: Tensor, perceptual: PerceptualEmbedding | None = None
 ) -> dict[str, Tensor]:
-    """{"mse", "l1"} in pixels and, where there is an embedding, "perceptual", [n] each."""
+    """Errors [n] of images `drawn` [n, 3, H, W] against `images`.
+
+    Keys: "mse" and "l1" in pixels and, where an embedding is given, "perceptual".
+    """
     errors = {
         "mse": (drawn - images).square().mean(dim=(1, 2, 3)),
         "l1": paired_l1(drawn, images),
@@ -75,11 +85,13 @@ def invert(
     config: InversionConfig | None = None, start: Tensor | None = None,
     curvature: Curvature | None = None,
 ) -> Inversion:  # fmt: skip
-    """Latents of images [n, 3, H, H] in [-1, 1]; each is found without regard to the others.
+    """The w+ that draw images [n, 3, H, H] in [-1, 1], found by a search (II2S, Zhu et al. 2020).
+
+    Each image is searched for without regard to the others.
 
     start: latents [n, num_ws, w_dim] where the search begins; default: the mean latent.
-    curvature: the search's coordinates; default: w+ itself, as in II2S.
-    Images are drawn without noise maps: what they would add is no matter of the latents.
+    curvature: the coordinates of the search; default: w+ itself, as in II2S.
+    Images are drawn without noise maps: what these would add is no matter of the latents.
     Raises AirlibError for other shapes, sizes and ranges, for NaN, and if the search diverges.
     """
     config = config or InversionConfig()

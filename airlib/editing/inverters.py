@@ -40,14 +40,17 @@ InversionEncoder = Callable[[Tensor], Tensor]  # pictures [n, 3, H, H] -> w+ [n,
 
 
 class Inverter(Protocol):
-    """A way to invert pictures by one source generator."""
+    """A way to invert pictures by one source generator: `ByEncoder`, `BySearch` or `ByDdim`."""
 
     @property
     def generator(self) -> Generator:
-        """The source generator."""
+        """The source generator, which inverts."""
 
     def __call__(self, images: Tensor) -> Inversion:
-        """The latents of pictures [n, 3, H, H] in [-1, 1]; AirlibError for others, and for NaN."""
+        """The inversion of pictures [n, 3, H, H] in [-1, 1] of the generator's size.
+
+        Raises AirlibError for other shapes, sizes and ranges, and for NaN.
+        """
 
     def draw(self, generator: Any, latents: Tensor) -> Tensor:
         """Images [n, 3, H, H] that `generator`, the source or an adapted copy, makes of latents."""
@@ -55,7 +58,10 @@ class Inverter(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ByEncoder:
-    """Latents as an encoder sees them; errors have "perceptual" if it is given."""
+    """An inverter in one pass: latents are w+ as an inversion encoder sees them.
+
+    Errors of the inversion have "perceptual" if `perceptual` is given.
+    """
 
     generator: StyleGAN2
     encoder: InversionEncoder
@@ -64,8 +70,9 @@ class ByEncoder:
     def __call__(self, images: Tensor) -> Inversion:
         images = _checked(self.generator, images)
         latents = encoded(self.encoder, images)
-        drawn = self.draw(self.generator, latents)
-        return Inversion(latents, drawn, errors_of(drawn, images, self.perceptual))
+        reconstruction = self.draw(self.generator, latents)
+        errors = errors_of(reconstruction, images, self.perceptual)
+        return Inversion(latents, reconstruction, errors)
 
     def draw(self, generator: StyleGAN2, latents: Tensor) -> Tensor:
         return drawn(generator, latents)
@@ -73,7 +80,11 @@ class ByEncoder:
 
 @dataclass(frozen=True, eq=False)
 class BySearch:
-    """`inversion.invert`, starting from the mean latent or from an encoder's."""
+    """An inverter that searches for w+ (`inversion.invert`; II2S, Zhu et al. 2020).
+
+    The search starts at the latents of the inversion encoder, or at the mean latent without one.
+    curvature: the coordinates of the search; None: w+ itself.
+    """
 
     generator: StyleGAN2
     perceptual: PerceptualEmbedding
@@ -95,7 +106,10 @@ class BySearch:
 
 @dataclass(frozen=True, eq=False)
 class ByDdim:
-    """Up to t0 of a schedule and down again; latents are x at t0, [n, 3, H, H]."""
+    """An inverter by DDIM: up to t0 of a schedule and down again; latents are x at t0.
+
+    Latents are [n, 3, H, H]. Errors of the inversion have "perceptual" if `perceptual` is given.
+    """
 
     generator: DiffusionGenerator
     schedule: DdimSchedule = field(default_factory=DdimSchedule)
@@ -104,8 +118,9 @@ class ByDdim:
     def __call__(self, images: Tensor) -> Inversion:
         images = _checked(self.generator, images)
         latents = DdimGenerator(self.generator.unet, self.schedule).invert(images)
-        drawn = self.draw(self.generator, latents)
-        return Inversion(latents, drawn, errors_of(drawn, images, self.perceptual))
+        reconstruction = self.draw(self.generator, latents)
+        errors = errors_of(reconstruction, images, self.perceptual)
+        return Inversion(latents, reconstruction, errors)
 
     def draw(self, generator: DiffusionGenerator, latents: Tensor) -> Tensor:
         return drawn(DdimGenerator(generator.unet, self.schedule), latents)
@@ -113,7 +128,10 @@ class ByDdim:
 
 @dataclass(frozen=True, eq=False)
 class Manipulation(Inversion):
-    """An inversion by the source, and `edited` [n, 3, H, W]: the same latents, adapted model."""
+    """An inversion by the source generator, and the pictures as an adapted model draws them.
+
+    edited: images [n, 3, H, W] that the adapted model makes of the inversion's latents.
+    """
 
     edited: Tensor
 
@@ -135,13 +153,16 @@ def edit(inverter: Inverter, adapted: Generator, images: Tensor) -> Manipulation
 
 @torch.no_grad()
 def encoded(encoder: InversionEncoder, images: Tensor) -> Tensor:
-    """Latents of images [n, 3, H, H], a few at a time."""
+    """Latents w+ [n, num_ws, w_dim] of images [n, 3, H, H], by an inversion encoder.
+
+    A few images are read at a time, without gradients.
+    """
     return torch.cat([encoder(part) for part in images.split(8)])
 
 
 @torch.no_grad()
 def drawn(generator: Generator, latents: Tensor) -> Tensor:
-    """Images of latents, without noise maps, a few at a time."""
+    """Images [n, 3, H, H] of latents, without noise maps and gradients, a few at a time."""
     return torch.cat([generator(part) for part in latents.split(images_at_once(generator))])
 
 

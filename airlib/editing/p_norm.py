@@ -35,10 +35,11 @@ class PNorm:
     @classmethod
     @torch.no_grad()
     def of(cls, generator: StyleGAN2, n: int, rng: Rng, floor: float = 0.0) -> "PNorm":
-        """From n mapped latents; moments are summed in float64.
+        """The P-norm space of a generator, from n mapped latents; moments are summed in float64.
 
         floor: least deviation, as a share of the largest. A mapping network may leave some axes all
         but unused, and without a floor a step along them costs more than any image is worth.
+        Raises AirlibError if n is not above w_dim.
         """
         if n <= generator.w_dim:
             raise AirlibError(
@@ -63,9 +64,9 @@ class PNorm:
         return x @ self.axes.T / self.deviations
 
     def curvature(self, latents: Tensor) -> Tensor:
-        """J^T J [w_dim, w_dim] of v at latents [n, w_dim], the mean over them.
+        """Mean of J^T J [w_dim, w_dim] over latents [n, w_dim], where J is dv/dw.
 
-        In float64: squared deviations may span many decades.
+        The result is float64: squared deviations may span many decades.
         """
         slopes = torch.where(latents < 0, BEFORE_ACTIVATION, 1.0).double()
         whitening = self.axes.double() / self.deviations[:, None].double()

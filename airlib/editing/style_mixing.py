@@ -20,11 +20,11 @@ def content_layers(num_ws: int) -> int:
 
 
 def mix_styles(content: Tensor, style: Tensor, layers: int | None = None) -> Tensor:
-    """The first `layers` entries of `content` [n, num_ws, w_dim] and the rest of `style`.
+    """Latents [n, num_ws, w_dim] with the first `layers` entries of `content`, the rest of `style`.
 
-    style: one for all, or n. layers: by default `content_layers`; all of them is `content` itself,
-    none is `style`.
-    Raises AirlibError for other shapes, and a number of layers that is not between these.
+    content: [n, num_ws, w_dim]. style: the same shape, or [1, num_ws, w_dim] for all. layers: 0 to
+    num_ws, by default 7 of 18 as in MindTheGap's code (`content_layers`).
+    Raises AirlibError for other shapes and numbers of layers.
     """
     fits = content.ndim == style.ndim == 3 and content.shape[1:] == style.shape[1:]
     if not fits or len(style) not in (1, len(content)):

@@ -20,10 +20,12 @@ from airlib.errors import AirlibError
 
 @dataclass(frozen=True)
 class ClipDistance:
-    """`value` = `gap` + `generated_diversity` + `reference_diversity`; all are >= 0 and at most 2.
+    """CLIP Distance (AIR, Tables 1 and 2) with its split.
 
-    A diversity is half the mean squared distance of the embeddings from their mean. `per_image`
-    [N] holds each generated image's mean distance to all references; its mean is `value`.
+    `value` = `gap` + `generated_diversity` + `reference_diversity`; all are >= 0 and at most 2.
+    `gap` is half the squared distance of the two mean embeddings, a diversity half the mean squared
+    distance of the embeddings of a set from their mean. `per_image` [N] holds the mean distance of
+    each generated image to all references; the mean of `per_image` is `value`.
     """
 
     value: float
@@ -53,7 +55,11 @@ def clip_distance(generated: Tensor, references: Tensor) -> ClipDistance:
 
 
 def unit_embeddings(embeddings: Tensor, name: str) -> Tensor:
-    """Float64 rows of exactly unit length: the split is exact only for those."""
+    """Embeddings [N, D] of about unit length -> float64 rows of exactly unit length.
+
+    name: what the embeddings are, for messages. Raises AirlibError for other shapes, no rows, and
+    lengths that differ from 1 by more than a hundredth.
+    """
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise AirlibError(f"{name}: expected embeddings [N, D], got {list(embeddings.shape)}")
     embeddings = embeddings.detach().double()

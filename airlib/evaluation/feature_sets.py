@@ -8,7 +8,7 @@ from airlib.errors import AirlibError
 def feature_pair(
     x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")
 ) -> tuple[Tensor, Tensor]:
-    """Features [N, F] and [M, F] in float64.
+    """Features x [N, F] and y [M, F] in float64, checked; `names` are those of the two in messages.
 
     Raises AirlibError for other shapes, fewer than 2 rows, or values that are not finite.
     """

@@ -3,20 +3,20 @@
     reference = Reference.of(judges, encoder, batches_of_true_images, truth)
     seen = see(world.batches(adapted, 300), judges, encoder)
 
-`see` sends each image through the judges and CLIP once; the measures of scoring.py are functions of
-what it returns. Images come in batches, so a set may be larger than the memory. With `cache`, a
+`see` sends each image through the judges and CLIP once; `measures` holds functions of what it
+returns. Images come in batches, so a set may be larger than the memory. With `cache`, a
 folder, the features of a batch are in a file there as soon as they are known: what was killed and
 is started again computes only what is missing, and ends with the same bits.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
@@ -51,43 +51,60 @@ LABELS = {  # metric -> column title, with the direction that is better
 
 
 def labels_of(metrics: Iterable[Metric]) -> dict[str, str]:
-    """The part of `LABELS` that these metrics have values of."""
+    """Name -> column title of those metrics of `LABELS` that have a value in `metrics`."""
     names = {metric.name for metric in metrics}
     return {name: title for name, title in LABELS.items() if name in names}
 
 
-class Judge(Protocol):
+class Judge(nn.Module, ABC):
     """A frozen network that measures distances of images, e.g. `tinyworld.judge.ConvJudge`.
 
-    config: JSON values; "network" is the name of what gives `features`, "maps" of what gives
-    `maps` if that is another, "size" the only image size that it sees if there is one.
-    title: what gives `features`, in words. layer_weights: of the channels of `maps`, see
-    `PerceptualEmbedding`. map_size: `maps` are those of images scaled down to this size, if any.
+    config: JSON values. "network" names what gives `features`, "maps" what gives `maps` if that is
+        another network; "size" is the image size that the judge sees, if it sees one only.
+    title: what gives `features`, in words; the protocols of recorded results contain it.
+    layer_weights: a weight [C_l] per channel of `maps`, as `PerceptualEmbedding` takes them; None
+        if all channels count the same.
+    map_size: `maps` are those of images scaled down to this many pixels a side; None if they are
+        those of the images themselves.
     """
 
     config: dict
-    title: Any
-    layer_weights: Any
-    map_size: Any
+    title: str
+    layer_weights: Sequence[Tensor] | None = None
+    map_size: int | None = None
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, F], for distances of sets."""
+        """Images [B, 3, H, W] in [-1, 1] -> features [B, F], for distances between sets."""
 
+    @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> maps [B, C_l, H_l, W_l], for distances of two images."""
+        """Images [B, 3, H, W] in [-1, 1] -> maps [B, C_l, H_l, W_l], fine to coarse.
+
+        Perceptual distances between two images are distances between their maps.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A target domain as the metrics see it."""
+    """A target domain as the metrics see it: M true target images, embedded once.
 
-    judges: tuple[Judge, ...]  # the first also gives the perceptual distances
+    judges: the networks that measure; the first also gives the perceptual distances.
+    encoder: the CLIP that measures.
+    features: features [M, F] of the true target images, one tensor per judge.
+    clip: CLIP embeddings [M, D] of the true target images.
+    truth: the true targets of the first P latents as images [P, 3, H, W]; None if unknown.
+    texts: CLIP embeddings [T, D] of sentences that describe the target; None without sentences.
+    without_judges: why `judges` is empty, for messages.
+    """
+
+    judges: tuple[Judge, ...]
     encoder: ClipEncoder
-    features: tuple[Tensor, ...]  # per judge, features [M, F] of true target images
-    clip: Tensor  # CLIP embeddings [M, D] of the same
-    truth: Tensor | None  # images [P, 3, H, W]: the true targets of the first P latents
-    texts: Tensor | None  # CLIP embeddings [T, D] of sentences that describe the target
-    without_judges: str  # why there are none
+    features: tuple[Tensor, ...]
+    clip: Tensor
+    truth: Tensor | None
+    texts: Tensor | None
+    without_judges: str
 
     @classmethod
     def of(
@@ -95,7 +112,13 @@ class Reference:
         truth: Tensor | None = None, sentences: Sequence[str] = (), cache: Path | None = None,
         without_judges: str = NO_JUDGES,
     ) -> "Reference":  # fmt: skip
-        """Embed true target images once; they come in batches [B, 3, H, W]. cache: see `see`."""
+        """The reference for a target domain, from true target images in batches [B, 3, H, W].
+
+        truth: the true targets of the first latents [P, 3, H, W], if known. sentences: what
+        describes the target. cache: a folder for the features of this set under these networks;
+        what is there is not computed again. without_judges: why `judges` is empty.
+        Raises AirlibError for no images, bad pixels or shapes, and damaged files in the cache.
+        """
         seen = see(images, judges, encoder, 0, cache)
         texts = encoder.embed_text(sentences).cpu() if sentences else None
         known = tuple(judges), encoder, seen.features, seen.clip, truth, texts
@@ -103,28 +126,34 @@ class Reference:
 
     @property
     def perceptual(self) -> PerceptualEmbedding:
-        """Distances by the maps of the first judge."""
+        """The embedding whose squared distances are perceptual ones: the first judge's maps."""
         return PerceptualEmbedding(self.judges[0].maps, self.judges[0].layer_weights)
 
     @property
     def truth_embedding(self) -> Tensor:
-        """`perceptual` of the true targets, [P, D]."""
+        """Perceptual embeddings [P, D] of the true targets, which must be known."""
         return _truth_embedding(self)
 
 
 @lru_cache(maxsize=1)  # 50 MB in tiny, and a sweep takes one pair after the other
 def _truth_embedding(reference: Reference) -> Tensor:
-    assert reference.truth is not None  # what compares with it was left out otherwise
+    assert reference.truth is not None  # without it no measure compares with true targets
     return reference.perceptual(reference.truth)
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A set of N images: features [N, F] per judge, CLIP embeddings [N, D], the first images."""
+    """What the networks see in a set of N images.
+
+    features: features [N, F], one tensor per judge.
+    clip: CLIP embeddings [N, D].
+    images: the first images [n, 3, H, W], as many as were to be kept; as drawn, or scaled down to
+        the first judge's `map_size`.
+    """
 
     features: tuple[Tensor, ...]
     clip: Tensor
-    images: Tensor  # [at most `keep`, 3, H, W] as drawn, or scaled down to the judge's `map_size`
+    images: Tensor
 
 
 @torch.no_grad()
@@ -142,12 +171,12 @@ def see(
     size = judges[0].map_size if judges else None
     for number, make in enumerate(_makers(batches)):
         path = cache / f"{number:05}.safetensors" if cache else None
-        known = path is not None and path.exists()
+        known = path if path and path.exists() else None
         if not known or count < keep:
             batch = _checked(make(), count)
         if count < keep:
             images.append(scaled_down(batch[: keep - count], size).cpu())
-        look = _load(path, len(judges)) if path and known else _look(batch, judges, encoder)
+        look = _load(known, len(judges)) if known else _look(batch, judges, encoder)
         if path and not known:
             save_tensors(path, look, {"images": len(batch)})
         looks.append(look)
@@ -179,10 +208,10 @@ def _makers(batches: Iterable[Tensor]) -> Iterator[Callable[[], Tensor]]:
     """A function per batch that returns it; a sequence is not asked for it before."""
     if isinstance(batches, Sequence):
         return (partial(batches.__getitem__, index) for index in range(len(batches)))
-    return (partial(_itself, batch) for batch in batches)
+    return (partial(_given, batch) for batch in batches)
 
 
-def _itself(batch: Tensor) -> Tensor:
+def _given(batch: Tensor) -> Tensor:
     return batch
 
 

@@ -29,7 +29,10 @@ Interval = tuple[float, float]
 
 
 def mean_bootstrap(values: Tensor, rng: torch.Generator, resamples: int = 2000) -> Interval:
-    """Percentile bootstrap interval of the mean of `values` [N], N >= 2."""
+    """95 % percentile bootstrap interval of the mean of `values` [N].
+
+    Raises AirlibError for fewer than two values, and for NaN or infinities.
+    """
     values = _values(values)
     means = torch.stack([values[_resample(len(values), rng)].mean() for _ in range(resamples)])
     return percentiles(means)
@@ -38,7 +41,7 @@ def mean_bootstrap(values: Tensor, rng: torch.Generator, resamples: int = 2000) 
 def frechet_bootstrap(
     x: Tensor, y: Tensor, rng: torch.Generator, resamples: int = 50
 ) -> tuple[float, Interval]:
-    """Frechet distance of features x [N, F], y [M, F], and its interval.
+    """Frechet distance of features x [N, F] and y [M, F], and its 95 % interval.
 
     Both sets are resampled. Repeated rows shrink the effective sample size and so raise every
     resampled distance; their *spread* is right. The interval is therefore the distance of the full
@@ -56,7 +59,10 @@ def frechet_bootstrap(
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Student's t interval of the mean over seeds, or None for a single seed."""
+    """Student's 95 % t interval of the mean of `values`, one per seed; None for a single seed.
+
+    Raises AirlibError for NaN or infinities.
+    """
     if len(values) < 2:
         return None
     known = _values(values)
@@ -66,9 +72,10 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """Wilson's score interval of a share, for independent trials; within [0, 1] for any counts.
+    """Wilson's 95 % score interval of a share, for independent trials; always within [0, 1].
 
-    All shares p from which the observed one is at most 1.96 standard errors (of p) away.
+    The interval holds all shares p from which the observed one is at most 1.96 standard errors (of
+    p) away. Raises AirlibError unless 0 <= successes <= trials and trials > 0.
     """
     if not 0 <= successes <= trials or trials == 0:
         raise AirlibError(f"{successes} of {trials} is not a share; count at least one trial")
@@ -81,7 +88,10 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of (first - second) over `n` matched runs; `p_value` is two-sided."""
+    """Mean of (first - second) over `n` matched runs.
+
+    `interval` is Student's 95 % interval (None for one run), `p_value` two-sided, by sign flips.
+    """
 
     mean: float
     interval: Interval | None

@@ -31,9 +31,11 @@ MAX_ITERATIONS = 300
 
 @dataclass(frozen=True)
 class IntraLpips:
-    """`per_cluster` is None for a cluster without pairs; `sizes` count its images, medoid included.
+    """Intra-LPIPS of a set of images and of its clusters.
 
-    In `medoid`, per_cluster holds the mean distances to each medoid.
+    value: the mean over clusters ("medoid": over images). per_cluster: the mean distance of pairs
+    in each cluster ("medoid": the mean distance to the medoid), None for a cluster of fewer than
+    two images. sizes: images in each cluster, the medoid included.
     """
 
     value: float
@@ -44,14 +46,18 @@ class IntraLpips:
 def intra_lpips(
     distances: Tensor, clusters: int = 10, variant: str = "within", centres: Tensor | None = None
 ) -> IntraLpips:
-    """Intra-LPIPS of N images with distances [N, N].
+    """Intra-LPIPS of N images with distances [N, N], e.g. of `lpips_matrix`; deterministic.
 
-    `centres` [N, K] are the distances to the K given images, for the variant of that name only;
-    they decide the clusters, and `clusters` is ignored. Deterministic. Raises AirlibError for a
-    matrix that is not one of distances, more clusters than images, or clusters without any pair.
+    variant: "within" is the mean distance of pairs inside a cluster of K-medoids, averaged over the
+    clusters (the text of AIR, section 5.1, and SVL); "medoid" the mean distance of an image to the
+    medoid of its cluster (the code of AIR); "centres" is "within" for clusters around K given
+    images (Ojha et al. 2021). Values of different variants must not be compared.
+    centres: distances [N, K] to the K given images, for "centres" only; `clusters` is then ignored.
+    Raises AirlibError for a matrix that is not one of distances, more clusters than images, or
+    clusters without any pair.
     """
     distances = _checked(distances)
-    if variant not in VARIANTS or (variant == "centres") != (centres is not None):
+    if variant not in VARIANTS or (variant == "centres") is (centres is None):
         raise AirlibError(
             f"variant {variant!r}: choose from {', '.join(VARIANTS)}, and give the distances to "
             "the centres to the last one only"
@@ -70,12 +76,13 @@ def intra_lpips_interval(
     distances: Tensor, rng: torch.Generator, clusters: int = 10, variant: str = "within",
     centres: Tensor | None = None, draws: int = 100,
 ) -> Interval:  # fmt: skip
-    """95 % interval for other images of the same generator: value +- 1.96 standard deviations.
+    """95 % interval of `intra_lpips` for other images of the same generator.
 
-    The deviation is that of the values of random halves of the images, each clustered anew. It
-    needs no rescaling: the variance of a mean of half the images, drawn without replacement, is
-    that of the mean of all of them (the jackknife that deletes N / 2, Shao and Wu 1989). Drawing
-    with replacement would not do, since repeated images have distance 0.
+    The interval is value +- 1.96 standard deviations, cut at 0. The deviation is that of the values
+    of `draws` random halves of the images, each clustered anew. It needs no rescaling: the variance
+    of a mean of half the images, drawn without replacement, is that of the mean of all of them (the
+    jackknife that deletes N / 2, Shao and Wu 1989). Drawing with replacement would not do, since
+    repeated images have distance 0. Other arguments and errors: see `intra_lpips`.
     """
     value = intra_lpips(distances, clusters, variant, centres).value
     halves = []
@@ -92,16 +99,20 @@ def intra_lpips_interval(
 
 
 def faster_pam(distances: Tensor, clusters: int) -> Tensor:
-    """Cluster [N] of each image, by K-medoids (FasterPAM, Schubert and Rousseeuw 2021)."""
+    """Cluster number [N] of each image, from distances [N, N] by K-medoids.
+
+    The algorithm is FasterPAM (Schubert and Rousseeuw 2021) from the start "build".
+    """
     found = kmedoids.fasterpam(distances.numpy(), clusters, init="build", n_cpu=1)
     return torch.from_numpy(found.labels.astype("int64"))
 
 
 def alternating_medoids(distances: Tensor, clusters: int) -> Tensor:
-    """Medoids [K] as in AIR's code: "heuristic" start, "alternate" steps of scikit-learn-extra.
+    """Row numbers [K] of the medoids that AIR's code finds, from distances [N, N].
 
-    It starts at the K images that are closest to all others, so at the middle of the set, and stops
-    at the first local optimum: 3 to 5 % above that of FasterPAM on distances like LPIPS.
+    AIR's code uses the "heuristic" start and the "alternate" steps of scikit-learn-extra: the
+    search starts at the K images that are closest to all others, so at the middle of the set, and
+    stops at the first local optimum, 3 to 5 % above that of FasterPAM on distances like LPIPS.
     """
     medoids = distances.sum(1).argsort(stable=True)[:clusters]
     for _ in range(MAX_ITERATIONS):

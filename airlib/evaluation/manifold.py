@@ -27,7 +27,14 @@ ROWS = 1024  # rows of a distance matrix in memory at a time
 
 @dataclass(frozen=True)
 class Manifold:
-    """Shares between 0 and 1, except for `density`, which is about 1 for sets of one kind."""
+    """Overlap of generated and reference features: four shares between 0 and 1, density aside.
+
+    precision: of the generated images, inside at least one ball of a reference. recall: of the
+    references, inside at least one ball of a generated image. coverage: of the references, with a
+    generated image inside their ball. density: how many reference balls a generated image lies in
+    on average, divided by k; about 1 for sets of one kind. The ball of a point reaches to its k-th
+    nearest neighbour in its own set.
+    """
 
     precision: float
     recall: float

@@ -38,34 +38,36 @@ Entry = tuple[str, float, int, Interval | None, str]  # name, value, n, interval
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A set of images and what it is compared with."""
+    """A set of images and what it is compared with: the argument of every measure."""
 
     seen: Seen
     reference: Reference
 
     @property
     def n(self) -> int:
+        """The number of images."""
         return len(self.seen.clip)
 
     @property
     def judge(self) -> str:
-        """The network of perceptual distances."""
+        """The name of the network that gives perceptual distances."""
         config = self.reference.judges[0].config
         return config.get("maps", config["network"])
 
     @property
     def encoder(self) -> str:
+        """The name of the CLIP that measures."""
         return self.reference.encoder.name
 
     @property
     def compared(self) -> Tensor:
-        """The images that are compared one by one, [P, 3, H, W]."""
+        """The images [P, 3, H, W] in [-1, 1] that are compared one by one: the first of the set."""
         truth = self.reference.truth
         return self.seen.images[: PAIRED if truth is None else len(truth)].clamp(-1, 1)
 
     @cached_property
     def embedded(self) -> Tensor:
-        """Perceptual embedding [P, D] of `compared`."""
+        """Perceptual embeddings [P, D] of the images that are compared one by one."""
         return self.reference.perceptual(self.compared)
 
     def protocol(self, short: str, network: str, what: str) -> str:
@@ -78,6 +80,7 @@ class Subject:
 
 
 def frechet(subject: Subject) -> list[Entry]:
+    """Frechet distance to the references in the features of each judge; FID for Inception's."""
     found: list[Entry] = []
     for name, judge, generated, references in _judged(subject, "frechet"):
         value, interval = frechet_bootstrap(generated, references, _stream(name))
@@ -87,6 +90,7 @@ def frechet(subject: Subject) -> list[Entry]:
 
 
 def kernel(subject: Subject) -> list[Entry]:
+    """Kernel distance to the references in the features of each judge; KID for Inception's."""
     found = []
     for name, judge, generated, references in _judged(subject, "kernel"):
         [(value, interval)] = _by_halves(
@@ -98,7 +102,7 @@ def kernel(subject: Subject) -> list[Entry]:
 
 
 def overlap(subject: Subject, by: int = 0) -> list[Entry]:
-    """Precision, recall, density and coverage, in the features of one of the judges."""
+    """Precision, recall, density and coverage, in the features of the judge of index `by`."""
     generated, references = subject.seen.features[by], subject.reference.features[by]
     found = _by_halves(
         lambda x, y: astuple(manifold(x, y, NEIGHBOURS)), generated, references, "overlap",
@@ -115,6 +119,7 @@ def overlap(subject: Subject, by: int = 0) -> list[Entry]:
 
 
 def clip(subject: Subject) -> list[Entry]:
+    """CLIP distance to the references, and its gap: the term that is a distance."""
     distance = clip_distance(subject.seen.clip, subject.reference.clip)
     (gap, interval), *_ = _clip_terms(subject)
     how = subject.protocol("clip", subject.encoder, f"CLIP {subject.encoder}")
@@ -127,7 +132,7 @@ def clip(subject: Subject) -> list[Entry]:
 
 
 def clip_split(subject: Subject) -> list[Entry]:
-    """The terms of CLIP distance that are no distance; the gap is with `clip`."""
+    """The two diversity terms of CLIP distance, of the images and of the references."""
     found = []
     sides = ("generated", "reference")
     for side, (value, interval) in zip(sides, _clip_terms(subject)[1:], strict=True):
@@ -165,8 +170,12 @@ def _judged(subject: Subject, name: str) -> Iterator[tuple[str, Judge, Tensor, T
 
 
 def paired(subject: Subject) -> list[Entry]:
+    """Feature distance, L1 and edge L1 to the true targets of the same latents.
+
+    L1 distances are shares of the pixel range. The reference must know the true targets.
+    """
     reference, images, truth = subject.reference, subject.compared, subject.reference.truth
-    assert truth is not None  # left out by `protocols` otherwise
+    assert truth is not None  # `scores_of` omits the measure otherwise
     same = f"to the true target of the same {len(truth)} latents"
     half, p = "share of the pixel range", f"paired{len(truth)}"
     features = (subject.embedded - reference.truth_embedding).square().sum(dim=1)
@@ -182,7 +191,7 @@ def paired(subject: Subject) -> list[Entry]:
 
 
 def diversity(subject: Subject) -> list[Entry]:
-    """Mean perceptual distance of two images."""
+    """Mean perceptual distance between two images of the set."""
     phi, p = subject.embedded, len(subject.embedded)
     parts = phi.split(max(1, PART // phi[0].nbytes))
     value, squares = mean_pairwise_distance(parts), phi.square().sum(1)
@@ -192,7 +201,7 @@ def diversity(subject: Subject) -> list[Entry]:
 
 
 def intra_lpips_of_clusters(subject: Subject) -> list[Entry]:
-    """Intra-LPIPS as in the text of AIR, and as in its code."""
+    """Intra-LPIPS as AIR's text describes it, and as AIR's code computes it."""
     distances = lpips_matrix(subject.seen.images, subject.reference.perceptual)
     found = []
     for name, variant in (("intra_lpips", "within"), ("intra_lpips_medoid", "medoid")):
@@ -210,9 +219,12 @@ def intra_lpips_of_clusters(subject: Subject) -> list[Entry]:
 
 
 def text_alignment(subject: Subject) -> list[Entry]:
-    """Quality and Diversity of HyperDomainNet."""
+    """Quality and Diversity of HyperDomainNet (appendix A.3.3), by the CLIP that measures.
+
+    The reference must have sentences about the target.
+    """
     embeddings, texts, n = subject.seen.clip, subject.reference.texts, subject.n
-    assert texts is not None  # left out by `protocols` otherwise
+    assert texts is not None  # `scores_of` omits the measure otherwise
     quality, spread = text_quality(embeddings, texts), clip_diversity(embeddings)
     interval = _interval_of_pairs(spread, 1 - embeddings @ embeddings.mean(0))
     network, what = subject.encoder.split()[0], f"CLIP {subject.encoder}, {n} images"

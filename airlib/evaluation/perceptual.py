@@ -22,11 +22,15 @@ MapsFunction = Callable[[Tensor], Sequence[Tensor]]
 
 
 class PerceptualEmbedding:
-    """Turns images into phi: `PerceptualEmbedding(judge.maps)`.
+    """Embedding phi of images in which |phi(x) - phi(y)|^2 is a perceptual distance like LPIPS.
+
+        phi = PerceptualEmbedding(judge.maps, judge.layer_weights)(images)
 
     Args:
         maps_fn: images [B, 3, H, W] in [-1, 1] -> feature maps [B, C_l, H_l, W_l], one per layer.
         layer_weights: per layer a number or a tensor [C_l], none negative; 1 where not given.
+
+    Raises AirlibError for negative weights.
     """
 
     def __init__(
@@ -41,16 +45,19 @@ class PerceptualEmbedding:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 64) -> Tensor:
-        """[N, 3, H, W] in [-1, 1] -> phi [N, D] in float32, computed `batch` images at a time."""
+        """Images [N, 3, H, W] in [-1, 1] -> phi [N, D] in float32, `batch` images at a time."""
         return torch.cat([self.embed(part) for part in images.split(batch)])
 
     def paired_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of image i of x to image i of y, both [N, 3, H, W] -> [N]."""
+        """Perceptual distance of image i of x to image i of y, both [N, 3, H, W] -> [N].
+
+        Raises AirlibError for different shapes.
+        """
         _check_same_shape(x, y)
         return (self(x) - self(y)).square().sum(1)
 
     def embed(self, images: Tensor) -> Tensor:
-        """phi [N, D] of all images at once, differentiable: for losses."""
+        """Images [N, 3, H, W] -> phi [N, D], all at once and differentiable: for losses."""
         maps = self.maps_fn(images)
         weights = self.layer_weights or [torch.ones(())] * len(maps)
         if len(weights) != len(maps):
@@ -65,8 +72,10 @@ class PerceptualEmbedding:
 
 
 def scaled_down(images: Tensor, size: int | None) -> Tensor:
-    """Images [B, 3, H, W] with a side above `size`, clipped as in a saved picture and scaled to
-    [B, 3, size, size] (bicubic, smoothed first, as Pillow does it); others as they are.
+    """Images [B, 3, H, W], scaled down to [B, 3, size, size] if a side is above `size`.
+
+    What is scaled is clipped to [-1, 1] before, as in a saved picture, and smoothed (bicubic, as
+    Pillow does it). Other images are returned as they are, and all are if `size` is None.
     """
     if size is None or max(images.shape[2:]) <= size:
         return images
@@ -79,6 +88,7 @@ def mean_pairwise_distance(embeddings: Tensor | Iterable[Tensor]) -> float:
 
     `embeddings` is [N, D], or an iterable of such batches where N x D does not fit in memory.
     Closed form in O(N): 2 N / (N - 1) (mean |phi|^2 - |mean phi|^2), summed in float64.
+    Raises AirlibError for fewer than two embeddings.
     """
     batches = [embeddings] if isinstance(embeddings, Tensor) else embeddings
     count, total, squares = 0, torch.zeros(()), 0.0
@@ -94,15 +104,20 @@ def mean_pairwise_distance(embeddings: Tensor | Iterable[Tensor]) -> float:
 
 
 def paired_l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute pixel difference of image i of x and image i of y: [N, 3, H, W] -> [N]."""
+    """Mean absolute pixel difference of image i of x and image i of y: [N, 3, H, W] -> [N].
+
+    Pixels are clipped to [-1, 1]. Raises AirlibError for different shapes.
+    """
     _check_same_shape(x, y)
     return (x.clamp(-1, 1) - y.clamp(-1, 1)).abs().mean((1, 2, 3))
 
 
 def paired_edge_l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical pixel differences -> [N].
+    """Mean absolute difference of the edges of image i of x and of y: [N, 3, H, W] -> [N].
 
-    A colour that is wrong by the same amount everywhere costs nothing, a line that is missing does.
+    Edges are the horizontal and vertical pixel differences, pixels being clipped to [-1, 1]. A
+    colour that is wrong by the same amount everywhere costs nothing, a line that is missing does.
+    Raises AirlibError for different shapes.
     """
     _check_same_shape(x, y)
     error = x.clamp(-1, 1) - y.clamp(-1, 1)

@@ -29,13 +29,14 @@ from airlib.evaluation.features import KEPT, Reference, see
 from airlib.results import Metric
 
 Measure = Callable[[measures.Subject], list[measures.Entry]]
+
 QUICK: dict[str, Measure] = {
     "Frechet distance": measures.frechet,
     "paired distances": measures.paired,
     "diversity": measures.diversity,
     "CLIP distance": measures.clip,
 }
-FULL: dict[str, Measure] = {
+FULL = {
     **QUICK,
     "CLIP distance split": measures.clip_split,
     "kernel distance": measures.kernel,
@@ -44,18 +45,22 @@ FULL: dict[str, Measure] = {
     "text alignment": measures.text_alignment,
 }
 TEXT = {**QUICK, "text alignment": measures.text_alignment}
-SHOWN: dict[str, Measure] = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
+SHOWN = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
 PROTOCOLS = {"quick": QUICK, "text": TEXT, "shown": SHOWN, "full": FULL}
 WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`omitted` says of each measure without a value why it has none."""
+    """What was measured of a set of images.
+
+    metrics: the values. omitted: measure -> why it has no value.
+    images: the first images [n, 3, H, W], as many as perceptual distances need.
+    """
 
     metrics: list[Metric]
     omitted: dict[str, str]
-    images: Tensor  # the first ones, as far as perceptual distances need them
+    images: Tensor
 
 
 def scores_of(
@@ -63,11 +68,15 @@ def scores_of(
     cache: Path | None = None,
     pair: str | None = None, method: str | None = None, seed: int | None = None,
 ) -> Scores:  # fmt: skip
-    """Score images, which belong to the reference's latents in order where it knows the truth.
+    """Measure a set of images, in batches [B, 3, H, W] in [-1, 1], by a named protocol.
 
-    batches, cache: see `see`. What the reference has no networks or truth for is omitted. A measure
-    that fails, for example for want of images, is omitted by "full", which says so, and an
-    AirlibError in "quick", since sweeps rely on its values.
+    Where the reference knows true targets, the images must be those of the same latents in order.
+    protocol: "quick", "text", "shown" or "full". cache: a folder for the features of this set under
+    these networks; what is there is not computed again. pair, method, seed: what the metrics are
+    labelled with. A measure that the reference has no networks, truth or sentences for is omitted,
+    and so is one that fails, for example for want of images; but "quick" raises its AirlibError,
+    since sweeps rely on the values. Raises AirlibError also for an unknown protocol, no images,
+    other shapes, and NaN.
     """
     if protocol not in PROTOCOLS:
         raise AirlibError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")

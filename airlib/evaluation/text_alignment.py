@@ -18,7 +18,11 @@ from airlib.evaluation.clip_distance import unit_embeddings
 
 @dataclass(frozen=True)
 class TextQuality:
-    """`per_image` [N] holds each image's mean cosine to all sentences; its mean is `value`."""
+    """Quality in CLIP space (HyperDomainNet, appendix A.3.3).
+
+    `per_image` [N] holds the mean cosine of each image to all sentences, `value` is the mean of
+    `per_image`; -1 .. 1.
+    """
 
     value: float
     per_image: Tensor
@@ -37,9 +41,10 @@ def text_quality(images: Tensor, texts: Tensor) -> TextQuality:
 
 
 def clip_diversity(images: Tensor) -> float:
-    """Diversity of unit image embeddings [N, D], N >= 2; 0 .. 2, and 0 if all are the same.
+    """Diversity of unit image embeddings [N, D]; 0 .. 2, and 0 if all are the same.
 
-    Raises AirlibError for other shapes or embeddings that do not have unit length.
+    The mean of 1 - cos over all pairs (HyperDomainNet, appendix A.3.3). Raises AirlibError for
+    other shapes, fewer than two images, or embeddings that do not have unit length.
     """
     x = unit_embeddings(images, "images")
     if len(x) < 2:

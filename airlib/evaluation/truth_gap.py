@@ -26,26 +26,34 @@ from airlib.seeding import rng
 
 @dataclass(frozen=True)
 class TruthGap:
-    """Directional losses, of the true targets and of what was reached."""
+    """Directional losses of the true targets (`truth`) and of adapted images (`reached`)."""
 
     truth: float
     reached: float
 
     @property
     def gap(self) -> float:
-        """How much lower the loss is than the truth's."""
+        """How much lower the loss of the adapted images is than that of the true targets.
+
+        Positive: optimisation went past the truth. Zero or negative: following the loss is safe.
+        """
         return self.truth - self.reached
 
 
 @dataclass(frozen=True, eq=False)
 class GapReference:
-    """What adapted images of N latents are compared with, embedded once for all methods."""
+    """What adapted images of N latents are compared with, embedded once for all methods.
+
+    space: the CLIP models. directions: a unit text direction [D] per model. views: random views
+    per image. source: embeddings of the source images, a tensor per model. truth: the directional
+    loss of the true targets.
+    """
 
     space: ClipSpace
-    directions: list[Tensor]  # per CLIP model a unit text direction [D]
+    directions: list[Tensor]
     views: int
-    source: list[Tensor]  # per CLIP model embeddings of the source images
-    truth: float  # the directional loss of the true targets
+    source: list[Tensor]
+    truth: float
 
     @classmethod
     @torch.no_grad()
@@ -53,9 +61,12 @@ class GapReference:
         cls, space: ClipSpace, directions: list[Tensor], source: Tensor,
         true: tuple[Tensor, Tensor], views: int,
     ) -> Self:  # fmt: skip
-        """source: images [N, 3, H, W] of the source generator; true: the renders of both domains.
+        """The reference for N latents, whose true source and target images are known.
 
-        views: random views per image, drawn independently for every set, as in training.
+        directions: a unit text direction [D] per CLIP model. source: images [N, 3, H, W] of the
+        source generator. true: the true source and target images, [N, 3, H, W] each. views: random
+        views per image, drawn independently for every set, as in training; 0: the images
+        themselves.
         """
         true_source, true_target = (
             _embed(space, images, views, "truth", role)
@@ -68,7 +79,7 @@ class GapReference:
 
     @torch.no_grad()
     def reached_by(self, adapted: Tensor) -> TruthGap:
-        """The gap of adapted images [N, 3, H, W] of the same latents."""
+        """The truth gap of adapted images [N, 3, H, W], drawn from the reference's latents."""
         target = _embed(self.space, adapted, self.views, "reached", "target")
         return TruthGap(self.truth, _loss(self.space, self.directions, self.source, target))
 

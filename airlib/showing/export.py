@@ -19,7 +19,11 @@ from airlib.showing.figures import strip_png
 
 
 def save_png(images: Tensor, path: str | Path, side: int | None = None) -> Path:
-    """Images beside each other, `side` pixels high; default: as they are."""
+    """Write images [n, 3, H, H] in [-1, 1] beside each other as one PNG; returns the path.
+
+    side: pixels that each is high; default: its own. Raises AirlibError for other shapes, no
+    images, NaN, and if the file cannot be written.
+    """
     content = strip_png(_checked(images), side or images.shape[2])
     return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
@@ -28,10 +32,12 @@ def save_gif(
     images: Tensor, path: str | Path, seconds: float = 0.1, side: int | None = None,
     and_back: bool = True,
 ) -> Path:  # fmt: skip
-    """An endless animation in which each image is seen for `seconds`, a whole number of hundredths.
+    """Write images [n, 3, H, H] in [-1, 1] as an endless animation; returns the path.
 
+    seconds: how long each image is seen, rounded to hundredths.
+    side: pixels that an image is high; default: its own.
     and_back: after the last image, the ones between in reverse, so that nothing jumps.
-    Raises AirlibError for other shapes, no images, and a time that a GIF cannot hold.
+    Raises AirlibError for other shapes, no images, NaN, and a time that a GIF cannot hold.
     """
     hundredths = round(100 * seconds)
     if hundredths < 2 or hundredths > 0xFFFF:  # browsers slow down what is faster

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from airlib.errors import AirlibError
@@ -41,7 +42,7 @@ METHOD_STYLES = {
     "truth": ("#000000", "*"),
 }
 
-THEME: dict[Any, Any] = {
+THEME: dict[Any, Any] = {  # matplotlib's settings and their values
     "figure.dpi": SCREEN_DPI,
     "figure.facecolor": "white",
     "font.size": 11,
@@ -66,7 +67,10 @@ def use_theme() -> None:
 
 
 def method_style(method: str) -> dict[str, str]:
-    """Keyword arguments `color`, `marker` and `label` for plotting calls; case is ignored."""
+    """The look of a method in every figure: `color`, `marker` and `label` for plotting calls.
+
+    The case of `method` is ignored. Raises AirlibError for a method without a look.
+    """
     names = {name.lower(): name for name in METHOD_STYLES}
     if method.lower() not in names:
         raise AirlibError(f"no style for method {method!r}; known: {', '.join(METHOD_STYLES)}")
@@ -75,17 +79,16 @@ def method_style(method: str) -> dict[str, str]:
     return {"color": color, "marker": marker, "label": name}
 
 
-def leave_room_for_stamp(figure: Figure) -> None:
-    """Keep the lowest twentieth of a figure with constrained layout free."""
-    engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0, 0.05, 1, 0.95))
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure in the theme without axes, `width` x `height` inches, with room for a stamp."""
+    use_theme()
+    layout = ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95))  # the strip below is for the stamp
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def chart(title: str, width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
     """An empty chart in the theme: (figure, axes). `width` and `height` are in inches."""
-    use_theme()
-    figure = Figure(figsize=(width, height), layout="constrained")
-    leave_room_for_stamp(figure)
+    figure = empty_figure(width, height)
     axes = figure.subplots()
     axes.set_title(title)
     return figure, axes
@@ -138,7 +141,10 @@ def stamp(figure: Figure, text: str) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path, alt: str) -> Path:
-    """Write a PNG whose metadata holds `alt`, the sentence that says what the figure shows."""
+    """Write a PNG whose metadata holds `alt`, the sentence that says what the figure shows.
+
+    Returns the path. Raises AirlibError for an empty `alt`, and if the file cannot be written.
+    """
     if not alt.strip():
         raise AirlibError(f"figure {Path(path).name} needs an alt text: say what it shows")
     return write_atomically(

@@ -16,18 +16,18 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from airlib.errors import AirlibError
 from airlib.images.pictures import read_picture
 from airlib.progress import in_front_end
-from airlib.showing.figures import leave_room_for_stamp, strip_png, use_theme
+from airlib.showing.figures import empty_figure, strip_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ipywidgets import ValueWidget
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from airlib.user_study.study import Sitting
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
 
 def live(interactive: str) -> bool:
-    """Whether to show widgets: "on", "off", or "auto" for where somebody can press a button."""
+    """Whether to show widgets: True for "on", False for "off".
+
+    "auto" is True where somebody can press a button: in a notebook's front end. Raises AirlibError
+    for another word.
+    """
     if interactive not in ("auto", "on", "off"):
         raise AirlibError(f"interactive must be auto, on or off, not {interactive!r}")
     return interactive == "on" or (interactive == "auto" and in_front_end())
@@ -158,11 +162,9 @@ class Questionnaire:
         self._asked = time.monotonic()
 
 
-def preview(sitting: "Sitting") -> Figure:
-    """The open question as a still picture."""
-    use_theme()
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    leave_room_for_stamp(figure)
+def preview(sitting: "Sitting") -> "Figure":
+    """The open question of a sitting as a still picture; AirlibError if none is open."""
+    figure = empty_figure(7.0, 4.2)
     figure.suptitle(f"{sitting.number} of {len(sitting.questions)}. {sitting.text}", fontsize=11)
     for axes, content in zip(figure.subplots(1, 2), sitting.pictures(), strict=True):
         axes.imshow(Image.open(BytesIO(content)))

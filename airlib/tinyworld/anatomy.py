@@ -7,7 +7,7 @@ draws them larger.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -76,12 +76,16 @@ SHAPE_JITTER = {
 }
 
 
+@dataclass(frozen=True)
 class Rows:
-    """A dataclass whose fields are tensors with the same first dimension."""
+    """A dataclass whose fields are tensors with the same first dimension, or such rows again.
+
+    `rows[i]` takes the rows `i`, a slice or an index tensor, of every tensor.
+    """
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Apply ``function`` to every tensor, also in nested rows."""
-        values = {field.name: getattr(self, field.name) for field in fields(cast(Any, self))}
+        """New rows with ``function`` applied to every tensor, also in nested rows."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(
             **{
                 k: v.map(function) if isinstance(v, Rows) else function(v)
@@ -93,12 +97,17 @@ class Rows:
         return self.map(lambda tensor: tensor[rows])
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(cast(Any, self))[0].name))
+        return len(getattr(self, fields(self)[0].name))
 
 
 @dataclass(frozen=True)
 class Anatomy(Rows):
-    """The columns of ``ADULT`` after jitter, age and style, each [n]; units as there."""
+    """The measures of n heads, each [n]: the columns of ``ADULT`` after jitter, age and style.
+
+    Eyes, body and ear radii are in units of half the image, positions and other lengths in units of
+    the head's half width or height; opacities, and what follows "mouth_width", say how visible a
+    feature is (0 .. 1), body_width aside.
+    """
 
     head_width: Tensor
     head_height: Tensor
@@ -132,6 +141,10 @@ class Anatomy(Rows):
 
 
 def anatomy(jitter: Tensor, species: Tensor, age: Tensor, style: Tensor) -> Anatomy:
+    """The anatomy of n sitters, from the indices [n] of their species, ages and styles.
+
+    jitter: a row [n] of normal numbers for each entry of ``SHAPE_JITTER``.
+    """
     baby = (age == AGES.index("baby")).float()
     shape = {name: torch.tensor(values)[species] for name, values in ADULT.items()}
     for row, (name, amount) in zip(jitter, SHAPE_JITTER.items(), strict=True):

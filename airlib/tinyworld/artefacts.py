@@ -137,7 +137,10 @@ KINDS = {  # in the order in which they are applied: a late blur would hide the 
 
 
 def damage(images: Tensor, kind: str, severity: float, rng: torch.Generator) -> Tensor:
-    """All images [n, 3, H, W] damaged in one way, to one degree, clipped to [-1, 1]."""
+    """Images [n, 3, H, W] in [-1, 1], all damaged in one way and to one degree, and clipped.
+
+    kind: a key of `KINDS`. severity: in (0, 1]; 0.3 is visible at a second look, 1 at the first.
+    """
     return KINDS[kind](images, torch.full((len(images),), severity), rng).clamp(-1, 1)
 
 

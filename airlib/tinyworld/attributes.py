@@ -117,10 +117,11 @@ class Attributes(Rows):
 
 
 def attributes_from_latent(z: Tensor, domains: Tensor | Domain) -> Attributes:
-    """Latents [n, 64] (standard normal) and domains (LongTensor [n, 3] or one) -> Attributes.
+    """The attributes of the portraits that latents [n, 64] (standard normal) have in domains.
 
-    Each latent is first scaled to unit second moment, as StyleGAN2's mapping network does.
-    Raises AirlibError if shapes or domain indices are wrong.
+    domains: LongTensor [n, 3] of ``Domain.index`` rows, or one Domain for all. Each latent is first
+    scaled to unit second moment, as StyleGAN2's mapping network does. Raises AirlibError if shapes
+    or domain indices are wrong.
     """
     if z.ndim != 2 or z.shape[1] != LATENT_DIM:
         raise AirlibError(f"expected latents of shape [n, {LATENT_DIM}], got {list(z.shape)}")

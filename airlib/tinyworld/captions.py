@@ -86,7 +86,10 @@ photo"""
 
 
 class Facts(NamedTuple):
-    """What can truly be said about one portrait; adjectives and details with how often to."""
+    """What can truly be said about one portrait.
+
+    details: phrases, each with the probability of being mentioned.
+    """
 
     domain: Domain
     female: bool
@@ -100,7 +103,7 @@ def captions(attributes: Attributes, rng: random.Random) -> list[str]:
 
 
 def description(domain: Domain) -> str:
-    """What a domain is called as the target of an adaptation: "watercolor painting of a kitten"."""
+    """The words for a domain as target of an adaptation: "watercolor painting of a kitten"."""
     if domain.species == "human":
         noun = {"adult": "human", "baby": "baby", "elderly": "old person"}[domain.age]
     else:

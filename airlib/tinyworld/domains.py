@@ -37,7 +37,7 @@ class Domain:
 
     @property
     def index(self) -> tuple[int, int, int]:
-        """Positions in (SPECIES, AGES, STYLES): one row of the ``domains`` tensors."""
+        """Positions in SPECIES, AGES and STYLES: one row of a ``domains`` tensor [n, 3]."""
         return (
             SPECIES.index(self.species),
             AGES.index(self.age),
@@ -46,11 +46,15 @@ class Domain:
 
     @classmethod
     def from_index(cls, species: int, age: int, style: int) -> "Domain":
+        """The domain at these positions in SPECIES, AGES and STYLES: the inverse of ``index``."""
         return cls(SPECIES[species], AGES[age], STYLES[style])
 
     @classmethod
     def parse(cls, text: str) -> "Domain":
-        """Inverse of ``str``: "dog/baby/sketch"; age and style may be left out."""
+        """The domain called "dog/baby/sketch" (see ``str``); age and style may be left out.
+
+        Raises AirlibError for unknown words and more than three of them.
+        """
         words = text.split("/")
         if len(words) > 3:
             raise AirlibError(f"cannot read {text!r} as species/age/style, e.g. dog/baby/sketch")
@@ -71,7 +75,9 @@ def all_domains() -> list[Domain]:
 
 
 def domain_rows(domains: "Domain | Tensor", n: int) -> Tensor:
-    """One Domain for all, or a LongTensor [n, 3] of indices -> checked LongTensor [n, 3].
+    """Indices of the domains of n portraits, checked: LongTensor [n, 3].
+
+    domains: one Domain for all n, or an integer tensor [n, 3] of ``Domain.index`` rows.
 
     Raises AirlibError for a wrong shape, an index out of range or an elderly animal.
     """

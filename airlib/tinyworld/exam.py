@@ -18,13 +18,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from airlib.evaluation.features import Judge
 from airlib.evaluation.frechet import frechet_distance
 from airlib.progress import track
 from airlib.seeding import rng as stream
 from airlib.tinyworld.artefacts import KINDS, damage
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import SPECIES, STYLES, Domain, all_domains
-from airlib.tinyworld.judge import ConvJudge, VitJudge
 from airlib.tinyworld.renderer import render
 
 IMAGES = 48  # in each set; equal for all, so that the bias of the Frechet distance is, too
@@ -41,7 +41,7 @@ EXAM_PAIRS = tuple(
 
 
 def examine(
-    judge: ConvJudge | VitJudge,
+    judge: Judge,
     name: str,
     seed: int,
     domains: list[Domain] | None = None,
@@ -49,11 +49,12 @@ def examine(
 ) -> dict[str, float]:
     """Grades of a judge over `domains` (default: all 114), on sets of n images each.
 
-    `NAME_exam_passed` is the share of right orderings, `NAME_exam_LINK` the same for one link of
-    the chain above (or "collapse"), `NAME_exam_worst_domain` for the domain with the fewest.
-    `NAME_disguise` is the share of the distance from source to target that heavy damage of the
-    source removes, averaged over `EXAM_PAIRS` and kinds: 0 is ideal. Some is due, since damage
-    destroys what told the two domains apart. `NAME_disguise_worst` is its largest value.
+    `NAME_exam_passed` is the share of right orderings, `NAME_exam_LINK` the share for one link of
+    the chain true < "light" < "heavy" damage < "other" species, or for "collapse", and
+    `NAME_exam_worst_domain` the share in the domain with the fewest. `NAME_disguise` is the share
+    of the distance from source to target that heavy damage of the source removes, averaged over
+    `EXAM_PAIRS` and kinds: 0 is ideal. Some is due, since damage destroys what told the two domains
+    apart. `NAME_disguise_worst` is its largest value.
     """
     exhibits = Exhibits(judge, seed, n)
     rows = [_table_row(exhibits, domain) for domain in _tracked(domains)]
@@ -68,7 +69,7 @@ def examine(
 
 
 def exam_table(
-    judge: ConvJudge | VitJudge, seed: int, domains: list[Domain] | None = None, n: int = IMAGES
+    judge: Judge, seed: int, domains: list[Domain] | None = None, n: int = IMAGES
 ) -> list[dict]:
     """One row per domain: the share of right orderings of each link, and what went wrong.
 
@@ -82,19 +83,22 @@ def exam_table(
 class Exhibits:
     """Features [n, F] of the sets that a judge is shown, each rendered and read once."""
 
-    def __init__(self, judge: ConvJudge | VitJudge, seed: int, n: int) -> None:
+    def __init__(self, judge: Judge, seed: int, n: int) -> None:
         self.judge, self.seed, self.n = judge, seed, n
         self._truth: dict[Domain, Tensor] = {}
         self._again: dict[Domain, dict] = {}
 
     def truth(self, domain: Domain) -> Tensor:
-        """The true images that distances are measured to."""
+        """Features [n, F] of the true images of a domain, to which distances are measured."""
         if domain not in self._truth:
             self._truth[domain] = self._read(self._renders(domain, "truth"))
         return self._truth[domain]
 
     def again(self, domain: Domain) -> dict[tuple[str, float], Tensor]:
-        """Other true images by what was done to them: (kind, severity), and ("none", 0.0)."""
+        """Features [n, F] of other true images of a domain, as they are and damaged.
+
+        Keys say what was done: (kind of damage, severity), and ("none", 0.0).
+        """
         if domain not in self._again:
             images = self._renders(domain, "again")
             draw = stream(self.seed, "exam", str(domain), "damage")
@@ -116,7 +120,7 @@ class Exhibits:
 
 
 def other_species(domain: Domain) -> Domain:
-    """The same age and style in the next species of `SPECIES`; adult for elderly humans."""
+    """The domain of the next species of `SPECIES`, equal in age and style; adult if elderly."""
     species = SPECIES[(SPECIES.index(domain.species) + 1) % len(SPECIES)]
     return Domain(species, "adult" if domain.age == "elderly" else domain.age, domain.style)
 

@@ -34,6 +34,7 @@ def face_patches(canvas: Canvas, s: Sitter) -> None:
 
 
 def stripes(canvas: Canvas, s: Sitter) -> None:
+    """Dark stripes on forehead and cheeks, of striped cats."""
     if not s.traits.stripes.any():
         return
     forehead = (torch.sin(s.face_x / s.width * 16) > 0.55) & (s.face_y < -s.height * 0.35)
@@ -43,6 +44,7 @@ def stripes(canvas: Canvas, s: Sitter) -> None:
 
 
 def blush(canvas: Canvas, s: Sitter) -> None:
+    """Red cheeks of humans and monkeys, redder in babies."""
     blushing = s.is_a("human", "monkey")
     if not blushing.any():
         return
@@ -53,6 +55,7 @@ def blush(canvas: Canvas, s: Sitter) -> None:
 
 
 def muzzle(canvas: Canvas, s: Sitter) -> None:
+    """The muzzle, as visible as the species has one."""
     a = s.anatomy
     center_y, height = a.muzzle_y * s.height, a.muzzle_height * s.height
     shape = ellipse(s.face_x, s.face_y, 0.0, center_y, a.muzzle_width * s.width, height)
@@ -61,6 +64,7 @@ def muzzle(canvas: Canvas, s: Sitter) -> None:
 
 
 def wrinkles(canvas: Canvas, s: Sitter) -> None:
+    """Forehead lines, crow's feet and folds beside the mouth, of the elderly."""
     if not s.elderly.any():
         return
     x, y, w, h = s.side, s.face_y, s.width, s.height
@@ -115,6 +119,7 @@ def _brows(canvas: Canvas, s: Sitter, outward: Tensor, eye_top: Tensor, radius: 
 
 
 def nose(canvas: Canvas, s: Sitter) -> None:
+    """The nose of an animal, or the shadow and tip of a human one, and a glint."""
     a, y = s.anatomy, s.anatomy.nose_y * s.height
     has_snout = (a.nose_opacity > 0.3).float()
     widening = 1 + 0.35 * ((s.face_y - y) / 0.1).clamp(-1, 1)
@@ -136,6 +141,7 @@ def nose(canvas: Canvas, s: Sitter) -> None:
 
 
 def mouth(canvas: Canvas, s: Sitter) -> None:
+    """Lips, the open mouth inside them, and the teeth of a smile."""
     t, human = s.traits, s.is_a("human")
     width = s.anatomy.mouth_width * s.width
     below, along = s.face_y - s.anatomy.mouth_y * s.height, s.face_x / width
@@ -182,6 +188,7 @@ def snout_details(canvas: Canvas, s: Sitter) -> None:
 
 
 def stitches(canvas: Canvas, s: Sitter) -> None:
+    """A stitched scar across the forehead of a zombie."""
     zombie = s.is_a("zombie")
     if not zombie.any():
         return

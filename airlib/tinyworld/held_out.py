@@ -30,6 +30,6 @@ HELD_OUT = tuple(
 
 
 def is_held_out(domains: Tensor) -> Tensor:
-    """domains [n, 3] -> bool [n]."""
+    """Which of the domains [n, 3] are among `HELD_OUT`: bool [n]."""
     rows = torch.tensor([domain.index for domain in HELD_OUT])
     return (domains[:, None] == rows).all(dim=2).any(dim=1)

@@ -40,6 +40,7 @@ class Residual(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C_in, H, W] -> [B, C_out, H / 2, W / 2]."""
         return (self.second(self.first(x)) + self.shortcut(x)).relu()
 
 

@@ -10,7 +10,6 @@ fool the other. `features` feeds Frechet distances, `maps` perceptual ones. `tra
 them, `exam.py` examines them before they are allowed to judge.
 """
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -18,44 +17,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airlib.errors import AirlibError
+from airlib.evaluation.features import Judge
 from airlib.files import load_tensors
 from airlib.tinyworld.shipped import WEIGHTS
 
 
-class Reader(nn.Module, ABC):
-    """What the judges share: features are the last maps' mean, heads read them linearly.
+class Reader(Judge):
+    """A judge whose features are the mean of its last maps, and whose heads read them linearly.
+
+    Maps are those of the image itself, and all their channels count the same.
 
     Args:
         outputs: head name -> number of outputs, e.g. {"species": 9, ..., "damage": 7}.
         channels: number of features.
     """
 
-    title: str  # what gives the features, in words: recorded results name it
-    layer_weights = None  # of `maps` in perceptual distances: all channels count the same
-    map_size = None  # maps are those of the image itself
-
     def __init__(self, outputs: dict[str, int], channels: int) -> None:
         super().__init__()
         self.heads = nn.ModuleDict({name: nn.Linear(channels, n) for name, n in outputs.items()})
 
-    @abstractmethod
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Feature maps from fine to coarse, [B, C, h, w] each.
-
-        `images` are [B, 3, H, W] in [-1, 1]; values outside are clipped, as in a saved picture.
-        """
-
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, F]: the last maps averaged over the image."""
+        """Images [B, 3, H, W] in [-1, 1] -> [B, F]: the last maps averaged over the image."""
         return self.maps(images)[-1].mean((2, 3))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> head name -> [B, outputs]."""
+        """What the heads read in images [B, 3, H, W] in [-1, 1]: head name -> [B, outputs]."""
         features = self.features(images)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution, batch norm and ReLU: [B, C_in, H, W] -> [B, C_out, H / stride, ...]."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),
@@ -64,10 +56,10 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequ
 
 
 class ConvJudge(Reader):
-    """Four stages of 3x3 convolutions; maps at 1/2, 1/4, 1/8 and 1/8 of the resolution.
+    """A judge of four stages of 3x3 convolutions; maps at 1/2, 1/4, 1/8 and 1/8 of the resolution.
 
     Args:
-        outputs: as of `Reader`.
+        outputs: head name -> number of outputs, e.g. {"species": 9, ..., "damage": 7}.
         width: channels of the first stage; the others have 2x, 4x and 4x as many.
     """
 
@@ -87,6 +79,7 @@ class ConvJudge(Reader):
         )
 
     def maps(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W], clipped to [-1, 1] -> maps of the four stages, fine to coarse."""
         x = images.clamp(-1, 1)  # [B, 3, H, W]
         found = []
         for stage in self.stages:
@@ -113,7 +106,7 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, width] -> the same shape."""
+        """Tokens [B, T, width] -> tokens of the same shape."""
         mixed = self.queries_keys_values(self.before_attention(tokens))
         q, k, v = mixed.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, T, d]
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)
@@ -122,10 +115,10 @@ class Block(nn.Module):
 
 
 class VitJudge(Reader):
-    """A vision transformer on 8x8 patches; maps after each block, all at 1/8 of the resolution.
+    """A judge that is a vision transformer on 8x8 patches; it has a map after each block.
 
     Args:
-        outputs: as of `Reader`.
+        outputs: head name -> number of outputs, e.g. {"species": 9, ..., "damage": 7}.
         width: numbers per token; also the number of features.
         depth: blocks.
         heads: attention heads per block.
@@ -159,7 +152,10 @@ class VitJudge(Reader):
         self.norm = nn.LayerNorm(width)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """As of `Reader`, the last one normalised. Raises AirlibError for another image size."""
+        """Images [B, 3, H, W], clipped to [-1, 1] -> a map [B, width, H / 8, W / 8] per block.
+
+        The last map is normalised. Raises AirlibError for another image size than `size`.
+        """
         if images.shape[2:] != (self.side * self.patch,) * 2:
             raise AirlibError(
                 f"this judge sees images of {self.side * self.patch} px a side, "
@@ -175,7 +171,7 @@ class VitJudge(Reader):
         return [tokens.transpose(1, 2).unflatten(2, (self.side, -1)) for tokens in found]
 
 
-NETWORKS = {"judge": ConvJudge, "judge_vit": VitJudge}
+NETWORKS: dict[str, type[ConvJudge] | type[VitJudge]] = {"judge": ConvJudge, "judge_vit": VitJudge}
 
 # What building a network from another file's configuration and tensors may raise.
 _FOREIGN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -35,7 +35,11 @@ STATISTICS = 20_000  # sitters that the means and deviations are taken from
 
 
 class Lessons:
-    """Latents and domains -> standardised facts [B, `size`]: zero mean, unit deviation."""
+    """Turns latents and domains into the facts that a mapping network is taught.
+
+    Facts are numbers [B, `size`], standardised to zero mean and unit deviation: a sitter's
+    attributes, and the colours and marks that it would have as any other species.
+    """
 
     def __init__(self) -> None:
         stream = rng(0, "lesson statistics")
@@ -47,7 +51,7 @@ class Lessons:
         self.size = len(self.mean)
 
     def __call__(self, z: Tensor, domains: Tensor) -> Tensor:
-        """z [B, 64], domains [B, 3] -> facts [B, size]."""
+        """Facts [B, size] about the sitters of latents z [B, 64] in domains [B, 3]."""
         return (_facts(z, domains)[:, self.kept] - self.mean) / self.deviation
 
 

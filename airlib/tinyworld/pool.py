@@ -59,7 +59,7 @@ class Pool(NamedTuple):
     domains: Tensor  # long [n, 3], rows of Domain.index
 
     def pictures(self, rows: Tensor | slice) -> Tensor:
-        """The chosen images as floats in [-1, 1]."""
+        """The images of the chosen rows as floats [k, 3, 64, 64] in [-1, 1]."""
         return self.images[rows].float() / 127.5 - 1
 
 
@@ -67,8 +67,8 @@ def load_pool(n: int, seed: int, split: Literal["train", "test"] = "train") -> P
     """The pool of ``n`` portraits of (seed, split), from the cache or rendered now.
 
     The cache is ``$AIRLIB_CACHE/pools``, by default ``~/.cache/airlib/pools``. 120,000 images
-    take 1.5 GB. Raises AirlibError for a bad argument, a
-    damaged cache file or a worker process that died.
+    take 1.5 GB. Raises AirlibError for a bad argument, a damaged cache file or a worker process
+    that died.
     """
     if n < 1:
         raise AirlibError(f"a pool needs at least one image, got n={n}")
@@ -84,7 +84,7 @@ def load_pool(n: int, seed: int, split: Literal["train", "test"] = "train") -> P
 
 
 def render_pool(n: int, seed: int, split: str) -> Pool:
-    """Draw n latents and domains from the stream of (seed, split) and render them."""
+    """The pool of ``n`` portraits of (seed, split), rendered now and not cached."""
     latents = torch.randn(n, LATENT_DIM, generator=rng(seed, "pool latents", split))
     domains = sample_domains(n, rng(seed, "pool domains", split))
     images = torch.empty(n, 3, 64, 64, dtype=torch.uint8)
@@ -96,7 +96,7 @@ def render_pool(n: int, seed: int, split: str) -> Pool:
 
 
 def sample_domains(n: int, generator: torch.Generator) -> Tensor:
-    """n domains by ``domain_shares``: LongTensor [n, 3]."""
+    """Domains of n portraits, drawn by ``domain_shares``: LongTensor [n, 3]."""
     shares = domain_shares()
     drawn = torch.multinomial(
         torch.tensor(list(shares.values())), n, replacement=True, generator=generator
@@ -125,17 +125,20 @@ def domain_shares() -> dict[Domain, float]:
 
 
 def pool_path(n: int, seed: int, split: str) -> Path:
-    """Where the pool is cached."""
+    """The file that a pool of ``n`` portraits of (seed, split) is cached in."""
     cache = Path(os.environ.get("AIRLIB_CACHE") or Path.home() / ".cache" / "airlib")
     return cache / "pools" / f"{split}-n{n}-seed{seed}-{_source_hash()}.safetensors"
 
 
 def _source_hash() -> str:
-    # Syntax trees, so that comments and formatting do not matter.
+    # Syntax trees without docstrings, so that comments, formatting and prose do not matter.
     digest = hashlib.sha256()
     for name in SOURCES:
-        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-        digest.update(ast.dump(ast.parse(source)).encode())
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
+        digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:12]
 
 

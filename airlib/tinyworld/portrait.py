@@ -15,7 +15,7 @@ from airlib.tinyworld.sitter import Sitter
 from airlib.tinyworld.styles import Look
 
 
-def draw_portrait(attributes: Attributes, look: Look, size: int) -> tuple[Canvas, "Sitter"]:
+def draw_portrait(attributes: Attributes, look: Look, size: int) -> tuple[Canvas, Sitter]:
     """The unstyled portrait of n sitters: canvas layers in [0, 1], and the sitters' geometry."""
     sitter = Sitter(attributes, look, size)
     canvas = Canvas(
@@ -32,12 +32,13 @@ def draw_portrait(attributes: Attributes, look: Look, size: int) -> tuple[Canvas
 
 
 def background(sitter: Sitter, size: int) -> Tensor:
-    """A plain wall with soft out-of-focus patches."""
+    """A plain wall with soft out-of-focus patches: images [n, 3, size, size]."""
     patches = sitter.patches(size) * sitter.look.bokeh
     return sitter.traits.background_color.clamp(0.03, 0.97) + patches[:, None]
 
 
 def back_hair(canvas: Canvas, s: Sitter) -> None:
+    """The hair behind the head of humans and zombies, down to its length."""
     length = s.traits.hair_length * (1 - s.baby) * s.human_like
     width, height = s.width * (1.12 + 0.12 * length), s.height * (1.02 + 0.38 * length)
     shape = ellipse(s.x, s.y, 0.0, -0.05 + length * 0.35, width, height)
@@ -46,6 +47,7 @@ def back_hair(canvas: Canvas, s: Sitter) -> None:
 
 
 def body(canvas: Canvas, s: Sitter) -> None:
+    """Shoulders, dressed or furred, and the neck of humans and zombies."""
     # The body leans half-heartedly with the head.
     x = s.upright_x * 0.85 + s.x * 0.15
     width = s.anatomy.body_width * 0.98
@@ -56,6 +58,7 @@ def body(canvas: Canvas, s: Sitter) -> None:
 
 
 def mane(canvas: Canvas, s: Sitter) -> None:
+    """The shaggy mane of a werewolf."""
     werewolf = s.is_a("werewolf")
     if not werewolf.any():
         return
@@ -74,6 +77,7 @@ def _ears(s: Sitter) -> tuple[Tensor, Bulge]:
 
 
 def ears_behind_head(canvas: Canvas, s: Sitter) -> None:
+    """The ears of every species but dogs, with their inside."""
     shape, bulge = _ears(s)
     behind = 1 - s.is_a("dog")
     canvas.paint(shape, s.coat * 0.92, behind, bulge=bulge)
@@ -82,10 +86,12 @@ def ears_behind_head(canvas: Canvas, s: Sitter) -> None:
 
 
 def head(canvas: Canvas, s: Sitter) -> None:
+    """The head, in the colour of the skin or the fur."""
     canvas.paint(s.head, s.coat, bulge=Bulge(s.height, 0.0))
 
 
 def beard(canvas: Canvas, s: Sitter) -> None:
+    """A beard around the lower face."""
     if not s.traits.beard.any():
         return
     opening = ellipse(s.face_x, s.face_y, 0.0, -s.height * 0.12, s.width * 0.86, s.height * 0.62)
@@ -93,6 +99,7 @@ def beard(canvas: Canvas, s: Sitter) -> None:
 
 
 def front_hair(canvas: Canvas, s: Sitter) -> None:
+    """The hair on the scalp of humans and zombies, down to hairline and parting."""
     if not s.human_like.any():
         return
     line = s.traits.hairline
@@ -106,6 +113,7 @@ def front_hair(canvas: Canvas, s: Sitter) -> None:
 
 
 def floppy_ears(canvas: Canvas, s: Sitter) -> None:
+    """The ears of a dog, which hang in front of the head."""
     dog = s.is_a("dog")
     if dog.any():
         shape, bulge = _ears(s)

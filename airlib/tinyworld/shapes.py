@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def ellipse(x: Tensor, y: Tensor, center_x, center_y, radius_x, radius_y) -> Tensor:
-    """Approximate signed distance to an axis-parallel ellipse (exact for a circle)."""
+    """Approximate signed distance of (x, y) to an axis-parallel ellipse (exact for a circle)."""
     u, v = (x - center_x) / radius_x, (y - center_y) / radius_y
     mean_radius = abs(radius_x * radius_y + 1e-9) ** 0.5
     return ((u * u + v * v).sqrt() - 1) * mean_radius
@@ -28,7 +28,10 @@ def strip(value: Tensor, half_width: float | Tensor) -> Tensor:
 
 
 def capsule(x: Tensor, y: Tensor, start, end, start_radius, end_radius) -> Tensor:
-    """Signed distance to a stroke from ``start`` to ``end`` (x, y) whose radius changes."""
+    """Signed distance of (x, y) to a stroke from ``start`` to ``end``, points (x, y).
+
+    The stroke's radius changes evenly from ``start_radius`` to ``end_radius``.
+    """
     dx, dy = end[0] - start[0], end[1] - start[1]
     x, y = x - start[0], y - start[1]
     along = ((x * dx + y * dy) / (dx * dx + dy * dy + 1e-6)).clamp(0, 1)
@@ -37,14 +40,14 @@ def capsule(x: Tensor, y: Tensor, start, end, start_radius, end_radius) -> Tenso
 
 
 def both(first: Tensor, *others: Tensor) -> Tensor:
-    """Intersection of shapes."""
+    """Signed distance to the intersection of shapes, from their signed distances."""
     for other in others:
         first = torch.maximum(first, other)
     return first
 
 
 def either(first: Tensor, *others: Tensor) -> Tensor:
-    """Union of shapes."""
+    """Signed distance to the union of shapes, from their signed distances."""
     for other in others:
         first = torch.minimum(first, other)
     return first
@@ -63,7 +66,7 @@ def pixel_grid(size: int) -> tuple[Tensor, Tensor]:
 
 
 class Bulge(NamedTuple):
-    """Shades a flat shape like part of a ball of this radius and centre."""
+    """Shading of a flat shape like part of a ball of this radius and centre."""
 
     radius: float | Tensor
     center_y: float | Tensor
@@ -72,7 +75,7 @@ class Bulge(NamedTuple):
 
 
 class Canvas:
-    """What has been painted so far.
+    """A picture in the making: what has been painted so far.
 
     image [n, 3, size, size] in [0, 1]; ink and figure [n, size, size] in [0, 1].
     x and y are the coordinates [n, size, size] in which the light (x, y) shades bulges.
@@ -88,7 +91,7 @@ class Canvas:
         self.line_width = look.line_width * self.pixel * 1.5
 
     def coverage(self, distance: Tensor) -> Tensor:
-        """How much of each pixel lies inside the shape."""
+        """The share of each pixel that lies inside the shape of this signed distance, 0 .. 1."""
         return (0.5 - distance / self.pixel).clamp(0, 1)
 
     def paint(
@@ -99,7 +102,10 @@ class Canvas:
         outline: float = 1.0,
         bulge: Bulge | None = None,
     ) -> None:
-        """Fill the shape with a colour [n or 1, 3, 1, 1]; ink its edge or hide older ink."""
+        """Fill the shape of signed `distance` with a colour [n or 1, 3, 1, 1].
+
+        outline: how strongly to ink the edge of the shape; 0 only hides older ink. bulge: shading.
+        """
         if isinstance(opacity, Tensor) and not opacity.any():
             return
         alpha = self.coverage(distance) * opacity
@@ -124,12 +130,12 @@ class Canvas:
         self.image.mul_((1 - amount)[:, None])
 
     def draw(self, distance: Tensor, strength: float | Tensor) -> None:
-        """Ink the edge of a shape."""
+        """Ink the edge of the shape of this signed distance."""
         stroke = 1 - (distance.abs() / (self.line_width + 1e-4) - 0.6).clamp(0, 1)
         self.add_ink(stroke * strength)
 
     def add_ink(self, amount: Tensor) -> None:
-        """Ink [n, size, size] adds to what is there by maximum, scaled by the style's own."""
+        """Add ink [n, size, size], scaled by the style's; where there is more, that stays."""
         self.ink = torch.maximum(self.ink, amount * self.look.ink)
 
     def _shading(self, distance: Tensor, bulge: Bulge) -> Tensor:

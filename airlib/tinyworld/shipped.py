@@ -7,13 +7,16 @@ from pathlib import Path
 WEIGHTS = Path(__file__).parent / "weights"
 
 FOUNDATION = ("clip", "judge", "judge_vit", "stylegan2", "stylegan2_narrow")
-"""What adaptations of the tiny StyleGAN2 and their scores depend on."""
+"""Names of the weights that adaptations of the tiny StyleGAN2 and their scores depend on."""
 DIFFUSION_FOUNDATION = ("clip", "judge", "judge_vit", "diffusion")
-"""The same of the tiny diffusion model."""
+"""Names of the weights that adaptations of the tiny diffusion model and their scores depend on."""
 
 
 def weights_fingerprint(directory: Path = WEIGHTS, names: Sequence[str] = FOUNDATION) -> str:
-    """Hash of shipped weights: results of one set of weights are not mistaken for another's."""
+    """Hash of the weight files `names` in `directory`: 16 hexadecimal digits.
+
+    Results carry it, so that those of one set of weights are not mistaken for those of another.
+    """
     digest = hashlib.sha256()
     for name in sorted(f"{name}.safetensors" for name in names):
         digest.update(name.encode() + (directory / name).read_bytes())

@@ -18,7 +18,10 @@ from airlib.tinyworld.styles import Look
 
 
 class Sitter:
-    """Attributes as [n, 1, 1] (colours [n, 3, 1, 1]), coordinate frames and the palette."""
+    """The n people and animals of a chunk: attributes over pixels, coordinate frames, palette.
+
+    Attributes are [n, 1, 1] (colours [n, 3, 1, 1]), coordinates [n, size, size].
+    """
 
     def __init__(self, attributes: Attributes, look: Look, size: int):
         self.traits = t = attributes.map(_over_pixels)
@@ -32,12 +35,15 @@ class Sitter:
         self._mix_colors()
 
     def is_a(self, *species: str) -> Tensor:
-        """1 where the sitter is one of these species, else 0; [n, 1, 1]."""
+        """Which sitters are of one of these species: 1 for those, else 0; float [n, 1, 1]."""
         known = self.traits.species
         return reduce(torch.add, [(known == SPECIES.index(name)).float() for name in species])
 
     def patches(self, size: int) -> Tensor:
-        """Smooth spots, as of an out-of-focus background: four fixed patterns, weighted."""
+        """Smooth spots [n, size, size], like an out-of-focus background.
+
+        They are four fixed patterns, weighted for each sitter.
+        """
         patterns = _spots(size)
         weighted = [self.traits.bokeh[:, k] * patterns[k] for k in range(len(patterns))]
         return reduce(torch.add, weighted) * 0.6
@@ -83,7 +89,7 @@ class Sitter:
 
 
 def on(mask: Tensor) -> Tensor:
-    """A mask [n, 1, 1] as a condition for colours [n, 3, 1, 1]."""
+    """The mask [n, 1, 1] as a condition [n, 1, 1, 1] for colours [n, 3, 1, 1]."""
     return mask.bool()[:, None]
 
 

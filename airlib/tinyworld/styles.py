@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 
 def photo(canvas: "Canvas", sitter: "Sitter") -> Tensor:
-    """Exposure and a lens that darkens the corners."""
+    """The finish of photos: exposure, and a lens that darkens the corners."""
     x, y = pixel_grid(canvas.size)
     vignette = 1 - 0.16 * (x * x + y * y)[:, None]
     return canvas.image * sitter.traits.brightness[:, None] * vignette
 
 
 def sketch(canvas: "Canvas", sitter: "Sitter") -> Tensor:
-    """Outlines and two directions of hatching, the second only in the darks, on white paper."""
+    """The finish of sketches: outlines and hatching on white paper.
+
+    Hatching has two directions, the second in the darks only.
+    """
     x, y = pixel_grid(canvas.size)
     luminance = (canvas.image * rgb(0.35, 0.5, 0.15)).sum(1)
     hatching = torch.sin((x + y) * 36) * 0.5 + 0.5
@@ -40,14 +43,14 @@ def sketch(canvas: "Canvas", sitter: "Sitter") -> Tensor:
 
 
 def cartoon(canvas: "Canvas", sitter: "Sitter") -> Tensor:
-    """Saturated, partly posterised to five levels, with black outlines."""
+    """The finish of cartoons: saturated, partly posterised to five levels, black outlines."""
     image = _saturate(canvas.image, 1.45)
     image = (image * 5).round() / 5 * 0.35 + image * 0.65 + 0.04
     return image * (1 - canvas.ink[:, None] * 0.95)
 
 
 def pixar(canvas: "Canvas", sitter: "Sitter") -> Tensor:
-    """Warm render with a bright rim opposite the light and a soft highlight on the forehead."""
+    """The finish of 3D renders: warm, with a bright rim opposite the light and a soft highlight."""
     x, y, light_x = sitter.x, sitter.y, sitter.traits.light_x
     image = _saturate(canvas.image, 1.3) * rgb(1.08, 1.0, 0.92) + 0.03
     edge = torch.exp(-(((sitter.head + 0.05) / 0.05) ** 2))
@@ -59,7 +62,10 @@ def pixar(canvas: "Canvas", sitter: "Sitter") -> Tensor:
 
 
 def watercolor(canvas: "Canvas", sitter: "Sitter") -> Tensor:
-    """Bleeding colours; pigment varies smoothly, thins out on the wall and pools at edges."""
+    """The finish of watercolours: bleeding colours and uneven pigment.
+
+    Pigment varies smoothly, thins out on the wall and pools at edges.
+    """
     x, y = pixel_grid(canvas.size)
     figure = canvas.figure[:, None]
     blurred = F.avg_pool2d(F.pad(canvas.image, (2, 2, 2, 2), mode="replicate"), 5, 1)
@@ -75,7 +81,7 @@ def watercolor(canvas: "Canvas", sitter: "Sitter") -> Tensor:
 
 
 def wall_painting(canvas: "Canvas", sitter: "Sitter") -> Tensor:
-    """Faded paint on bricks, with mortar showing through and patches peeled off."""
+    """The finish of wall paintings: faded paint on bricks, mortar showing, patches peeled off."""
     image = _saturate(canvas.image, 0.62) * 0.72 + 0.28 * rgb(0.72, 0.58, 0.42)
     image = image * (1 - canvas.ink[:, None] * rgb(0.55, 0.65, 0.75))
     stains = sitter.patches(canvas.size)[:, None] * 1.2

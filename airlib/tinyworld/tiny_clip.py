@@ -29,7 +29,10 @@ CONTEXT_LENGTH = 24
 
 
 def load_tokenizer() -> SimpleTokenizer:
-    """Tokenizer of the tiny vocabulary: texts -> ids [n, 24], cut after 24 tokens."""
+    """Tokenizer of the tiny vocabulary: texts -> ids [n, 24], cut after 24 tokens.
+
+    Raises AirlibError if the vocabulary file is missing from the package.
+    """
     if not VOCABULARY.is_file():
         raise AirlibError(
             f"the tiny vocabulary {VOCABULARY.name} is missing from the package; install airlib "
@@ -39,14 +42,17 @@ def load_tokenizer() -> SimpleTokenizer:
 
 
 def tiny_encoder(weights: str | Path = WEIGHTS / "clip.safetensors") -> ClipEncoder:
-    """The tiny world's CLIP, from the weights shipped in the package."""
+    """The tiny world's CLIP from a weights file, by default the shipped one.
+
+    Raises AirlibError if the file is missing, damaged, or of another network.
+    """
     tensors, config = load_tensors(weights)
     model = load_state(build_model(config["model"]), tensors, weights)
     return ClipEncoder(model, load_tokenizer(), "tiny")
 
 
 def model_config(vocabulary_size: int) -> dict:
-    """Arguments of `open_clip.model.CLIP`: 64 px images, 128-d joint space."""
+    """Arguments of `open_clip.model.CLIP` for the tiny CLIP: 64 px images, 128-d joint space."""
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},

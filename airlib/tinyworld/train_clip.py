@@ -85,7 +85,7 @@ class ClipTask:
         return F.normalize(features.float(), dim=-1)
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, 64, 64] in [-1, 1] -> unit features [B, 128], computed in bfloat16."""
+        """Images [B, 3, 64, 64] in [-1, 1] -> unit features [B, 128], computed in bfloat16."""
         pixels = self.preprocess(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             features = self.model.encode_image(pixels)
@@ -168,7 +168,7 @@ def draw_batch(pool: Pool, rng: torch.Generator) -> tuple[Tensor, list[str]]:
 
 
 def same_text(texts: list[str]) -> Tensor:
-    """[n, n] bool: which captions of a batch are the same sentence."""
+    """Which captions of a batch are the same sentence: bool [n, n]."""
     ids = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     labels = torch.tensor([ids[text] for text in texts])
     return labels[:, None] == labels

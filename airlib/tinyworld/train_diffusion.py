@@ -23,6 +23,7 @@ learning rates each).
 
 import copy
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,13 +32,14 @@ from torch import Generator as Rng
 from torch import Tensor
 
 from airlib.errors import AirlibError
+from airlib.evaluation.features import Judge
 from airlib.evaluation.frechet import frechet_distance
 from airlib.files import load_tensors
 from airlib.generators.diffusion import ConditionalUNet, DiffusionGenerator
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT_DIM
 from airlib.tinyworld.domains import Domain
-from airlib.tinyworld.judge import NETWORKS, ConvJudge, VitJudge, load_judge
+from airlib.tinyworld.judge import NETWORKS, load_judge
 from airlib.tinyworld.pool import Pool, load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
@@ -69,13 +71,13 @@ FRECHET_SAMPLES = 500
 
 
 def add_noise(images: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
-    """Images [B, 3, H, W] at times t [B], 0 <= t < 1000."""
+    """Images [B, 3, H, W] with noise `epsilon` of that shape, as at times t [B], 0 <= t < 1000."""
     kept = ABAR[t].view(-1, 1, 1, 1)
     return kept.sqrt() * images + (1 - kept).sqrt() * epsilon
 
 
 def spread_times(n: int, rng: Rng) -> Tensor:
-    """n times that are each uniform in 0 ... 999 but evenly spaced together: less variance."""
+    """Times [n] that are each uniform in 0 ... 999 but evenly spaced together: less variance."""
     shift = torch.rand(1, generator=rng)
     return (((shift + torch.arange(n) / n) % 1) * len(ABAR)).long()
 
@@ -106,6 +108,7 @@ class DiffusionTask:
         return 0.003 * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
     def loss(self, step: int, rng: Rng) -> Tensor:
+        """Squared error of the noise predicted in one batch, with min-SNR weights."""
         pick = self.rows[torch.randint(0, len(self.rows), (self.batch,), generator=rng)]
         t = spread_times(self.batch, rng)
         error = noise_error(self.network, to_floats(self.images[pick]), self.domains[pick], t, rng)
@@ -113,27 +116,33 @@ class DiffusionTask:
         return (error * (MIN_SNR / snr).clamp(max=1)).mean()
 
     def after_step(self, step: int) -> None:
+        """Update the running average of the weights."""
         decay = min(0.999, (step + 1) / (step + 20))
         parameters: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(list(self.average.parameters()), parameters, 1 - decay)
 
     def evaluate(self) -> dict[str, float]:
-        """Noise prediction and ten-step samples of the running average."""
+        """The metrics `held_out_error` and `frechet_ratios` of the running average."""
         judges = {name: load_judge(name) for name in NETWORKS}
         return held_out_error(self.average) | frechet_ratios(self.average, judges)
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
+        """The running average and what rebuilds the network around it."""
         return self.average.state_dict(), {"unet": CONFIG, "c_dim": C_DIM}
 
 
 def generator_of(network: ConditionalUNet, domain: Domain, **options) -> DiffusionGenerator:
-    """The ordinary diffusion generator of one domain; options: of `DiffusionGenerator`."""
+    """The unconditional generator of one domain, frozen; options: those of `DiffusionGenerator`."""
     unet = network.restrict(condition(torch.tensor([domain.index]))[0])
     return DiffusionGenerator(unet, **options).requires_grad_(False).eval()
 
 
 def world_diffusion(path: str | Path = WEIGHTS / "diffusion.safetensors") -> ConditionalUNet:
-    """The conditional UNet of all domains, in float32."""
+    """The conditional UNet of all domains, frozen and in float32.
+
+    path: a weights file; default the shipped one. Raises AirlibError if the file is missing,
+    damaged, or of another network.
+    """
     tensors, config = load_tensors(path)
     try:
         network = ConditionalUNet(config["unet"], config["c_dim"])
@@ -146,7 +155,7 @@ def world_diffusion(path: str | Path = WEIGHTS / "diffusion.safetensors") -> Con
 
 
 def rows_to_learn(domains: Tensor) -> Tensor:
-    """Numbers of the pool's rows to draw from; those of source domains are repeated."""
+    """Numbers of the rows of domains [n, 3] to draw from; those of source domains are repeated."""
     sources = torch.tensor([domain.index for domain in SOURCES])
     is_source = (domains[:, None] == sources).all(dim=2).any(dim=1)
     repeats = torch.where(is_source, SOURCE_COPIES, 1)
@@ -155,8 +164,7 @@ def rows_to_learn(domains: Tensor) -> Tensor:
 
 def inner_matrices(network: ConditionalUNet) -> list[torch.nn.Parameter]:
     """Weights of all convolutions and attentions between the first and the last layer."""
-    unet = network.unet
-    parts = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    parts = map(network.unet.get_submodule, ("down_blocks", "mid_block", "up_blocks"))
     return [p for part in parts for p in part.parameters() if p.ndim > 1]
 
 
@@ -167,14 +175,17 @@ def shrink(pool: Pool) -> Tensor:
 
 
 def to_floats(images: Tensor) -> Tensor:
-    """Bytes -> [-1, 1]."""
+    """Images as bytes 0 .. 255 -> floats in [-1, 1] of the same shape."""
     return images.float() / 127.5 - 1
 
 
 def noise_error(
     network: ConditionalUNet, images: Tensor, domains: Tensor, t: Tensor, rng: Rng
 ) -> Tensor:
-    """Mean squared error of the predicted noise, per image [B]."""
+    """Mean squared error [B] of the noise predicted in images [B, 3, 32, 32] at times t [B].
+
+    domains: rows of `Domain.index` [B, 3]. rng: the source of the noise.
+    """
     epsilon = torch.randn(images.shape, generator=rng)
     x = add_noise(images, epsilon, t)
     with torch.autocast("cpu", torch.bfloat16):
@@ -185,7 +196,10 @@ def noise_error(
 # -- how good it is --------------------------------------------------------------------------------
 @torch.no_grad()
 def held_out_error(network: ConditionalUNet, n: int = 1000) -> dict[str, float]:
-    """Mean squared error of the predicted noise on held-out portraits, over all times."""
+    """Mean squared error of the predicted noise on n held-out portraits, over all times.
+
+    The key is "diffusion_noise_error".
+    """
     pool, stream = load_pool(n, 0, "test"), rng(0, "diffusion-test")
     images, t = to_floats(shrink(pool)), torch.randint(0, len(ABAR), (n,), generator=stream)
     parts = torch.arange(n).split(50)
@@ -195,12 +209,13 @@ def held_out_error(network: ConditionalUNet, n: int = 1000) -> dict[str, float]:
 
 @torch.no_grad()
 def frechet_ratios(
-    network: ConditionalUNet, judges: dict[str, ConvJudge | VitJudge], n: int = FRECHET_SAMPLES
+    network: ConditionalUNet, judges: Mapping[str, Judge], n: int = FRECHET_SAMPLES
 ) -> dict[str, float]:
     """How visible ten-step samples of each source domain are, on the scale of an adaptation.
 
-    The Frechet distance of n samples to n held-out renders, divided by that of n renders of the
-    domain's babies to the same. The judges look at 64 pixels, so both sides are enlarged from 32.
+    A ratio is the Frechet distance of n samples to n held-out renders, divided by the distance of n
+    renders of the domain's babies to those renders. Keys are diffusion_SPECIES_fd_ratio_JUDGE.
+    judges: name -> judge. The judges look at 64 pixels, so both sides are enlarged from 32.
     """
     metrics = {}
     for domain in SOURCES:
@@ -221,10 +236,10 @@ def _renders(domain: Domain, n: int) -> Tensor:
 
 
 def reduce(images: Tensor) -> Tensor:
-    """Area average of the renderer's [B, 3, 64, 64] -> [B, 3, 32, 32]."""
+    """Images [B, 3, 64, 64] of the renderer -> [B, 3, 32, 32], by area averages."""
     return F.avg_pool2d(images, images.shape[-1] // RESOLUTION)
 
 
 def enlarge(images: Tensor) -> Tensor:
-    """[B, 3, 32, 32] -> [B, 3, 64, 64], bilinear, for the judges; CLIP enlarges by itself."""
+    """Images [B, 3, 32, 32] -> [B, 3, 64, 64], bilinear: the judges see 64 pixels."""
     return F.interpolate(images, scale_factor=64 // RESOLUTION, mode="bilinear")

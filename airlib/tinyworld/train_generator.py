@@ -53,15 +53,20 @@ def condition(domains: Tensor) -> Tensor:
 
 
 def gradient_loss(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Weighted L1 between the horizontal and vertical differences of two image batches."""
+    """Weighted L1 between the edges of images x and y [B, 3, H, W]; weight: [B, 1, H, W].
+
+    Edges are the horizontal and vertical pixel differences.
+    """
     d = x - y
     rows = (d.diff(dim=2).abs() * weight[:, :, 1:]).mean()
     return rows + (d.diff(dim=3).abs() * weight[..., 1:]).mean()
 
 
 def pixel_weights(targets: Tensor) -> Tensor:
-    """How much each pixel of [B, 3, H, W] counts: [B, 1, H, W]. The centre, where the face is, up
-    to three times, and details as often again as `DETAIL` says.
+    """How much each pixel of targets [B, 3, H, W] counts: [B, 1, H, W].
+
+    The centre, where the face is, counts up to three times, and a pixel `DETAIL` times more per
+    unit of difference from its neighbourhood.
     """
     axis = torch.linspace(-1, 1, targets.shape[-1])
     centre = 1 + 2 * torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
@@ -70,7 +75,10 @@ def pixel_weights(targets: Tensor) -> Tensor:
 
 
 def pyramid_loss(images: Tensor, targets: Tensor) -> Tensor:
-    """L1 and gradient L1 over three octaves, weighted by `pixel_weights`."""
+    """L1 and gradient L1 between images [B, 3, H, W] at full, half and quarter resolution.
+
+    Pixels are weighted by `pixel_weights` of the targets.
+    """
     weight = pixel_weights(targets)
     total = torch.zeros([])
     for l1, gradient in ((1.0, 0.6), (0.4, 0.3), (0.2, 0.0)):
@@ -124,6 +132,7 @@ class GeneratorTask:
         return 0.006 * warm * (0.01 + 0.99 * _cosine(max(0.0, (progress - 0.3) / 0.7)))
 
     def loss(self, step: int, rng: Rng) -> Tensor:
+        """Loss of one batch: lessons alone in the first 20 % of the steps, then images as well."""
         progress = step / self.steps
         if progress < LESSON_SHARE:
             return self.lesson_loss(rng)
@@ -132,14 +141,14 @@ class GeneratorTask:
         return images + LESSON_WEIGHT * self.lesson_loss(rng, LESSON_BESIDE)
 
     def lesson_loss(self, rng: Rng, n: int = LESSON_BATCH) -> Tensor:
-        """Squared error of the facts read from w, over n fresh sitters."""
+        """Squared error of the facts read from w, over n new sitters."""
         z = torch.randn(n, LATENT_DIM, generator=rng)
         domains = self.domains_to_learn(n, rng)
         read = self.readout(self.network.mapping(z, condition(domains)))
         return F.mse_loss(read, self.lessons(z, domains))
 
     def image_loss(self, rng: Rng, resolution: int) -> Tensor:
-        """Distance of generated portraits to those of the pool."""
+        """Distance of generated portraits to those of the pool, at `resolution` pixels."""
         pick = self.rows[torch.randint(0, len(self.rows), (self.batch,), generator=rng)]
         targets = self.pool.pictures(pick)
         w = self.network.mapping(self.pool.latents[pick], condition(self.pool.domains[pick]))
@@ -149,16 +158,17 @@ class GeneratorTask:
         return pyramid_loss(images, F.avg_pool2d(targets, 64 // resolution))
 
     def after_step(self, step: int) -> None:
+        """Update the running average of the weights."""
         decay = min(0.999, (step + 1) / (step + 20))
         parameters: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(list(self.average.parameters()), parameters, 1 - decay)
 
     def evaluate(self) -> dict[str, float]:
-        """Fidelity of the running average."""
+        """Fidelity of the running average on the source domains."""
         return fidelity(self.average)
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
-        """The average, its convolutions scaled to unit mean square like untrained ones.
+        """The running average, its convolutions scaled to unit mean square like untrained ones.
 
         Demodulation makes that scale irrelevant to the images, but not to an adaptation: Muon lets
         it grow forty-fold, and a learning rate would then move the network a fortieth as far.
@@ -206,9 +216,10 @@ def fidelity(
     prefix: str = "stylegan2",
     n: int = 256,
 ) -> dict[str, float]:
-    """L1 to the true portraits of n fresh latents per domain, and sharpness.
+    """L1 to the true portraits of n held-out latents per domain, and sharpness.
 
-    Sharpness is the mean horizontal gradient of the output over that of the target; 1 is ideal.
+    Keys are PREFIX_SPECIES_l1 and PREFIX_SPECIES_sharpness. Sharpness is the mean horizontal
+    gradient of the output over that of the target; 1 is ideal.
     """
     metrics = {}
     for domain in domains:
@@ -222,7 +233,11 @@ def fidelity(
 
 
 def world_generator(path: str | Path = WEIGHTS / f"{GeneratorTask.name}.safetensors") -> StyleGAN2:
-    """The conditional generator of all domains (or a narrow one's file), in float32."""
+    """The conditional generator of all domains, frozen and in float32.
+
+    path: a weights file; default the shipped one. Raises AirlibError if the file is missing,
+    damaged, or of another network.
+    """
     tensors, config = load_tensors(path)
     try:
         generator = StyleGAN2(StyleGAN2Config(**config))

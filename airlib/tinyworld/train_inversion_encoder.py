@@ -38,7 +38,10 @@ MEASURED = 256  # held-out renders per species
 
 
 class EncoderTask:
-    """A `training.loop.Task`; pool_size: renders of all domains, of which it takes its own."""
+    """Train the inversion encoder: a task of `airlib.training.loop`.
+
+    pool_size: renders of all domains, of which those of the source domains are used.
+    """
 
     name = NAME
 
@@ -65,14 +68,16 @@ class EncoderTask:
         return PEAK * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
 
     def loss(self, step: int, rng: Rng) -> Tensor:
+        """Loss of one batch: of the latents in the first 60 % of the steps, then of the images."""
         return self.lesson_loss(rng) if step < LESSON_SHARE * self.steps else self.image_loss(rng)
 
     def lesson_loss(self, rng: Rng) -> Tensor:
-        """Squared error of w, as a share of its variance."""
+        """Squared error of w over new renders, as a share of the variance of w."""
         images, known = self._renders(LESSON_BATCH, rng)
         return self._off(self._encode(images), known)
 
     def image_loss(self, rng: Rng) -> Tensor:
+        """Loss of reconstructions: pixels, judge maps, and lambda_w times the error of w."""
         images, known = self.batch(rng)
         latents = self._encode(images)
         with torch.autocast("cpu", torch.bfloat16):
@@ -83,7 +88,10 @@ class EncoderTask:
         return pixels + distance + LATENT_WEIGHT * self._off(latents, known)
 
     def batch(self, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, 64, 64], renders first, and the latents [B, num_ws, w_dim] of all."""
+        """Images [B, 3, 64, 64], renders first and images drawn by G after them, with their w+.
+
+        The latents are [B, num_ws, w_dim].
+        """
         n = BATCH // 2
         renders, known = self._renders(n, rng)
         kinds = self.domains[torch.randint(len(self.domains), (n,), generator=rng)]
@@ -111,13 +119,14 @@ class EncoderTask:
         """Nothing is averaged."""
 
     def evaluate(self) -> dict[str, float]:
-        """See `quality`."""
+        """Errors and recognition of held-out renders: the metrics of `quality`."""
         self.encoder.eval()
         metrics = quality(self.encoder, self.generator)
         self.encoder.train()
         return metrics
 
     def export(self) -> tuple[dict[str, Tensor], dict]:
+        """The state to ship and what rebuilds the network around it."""
         return dict(self.encoder.state_dict()), self.encoder.config
 
 
@@ -153,7 +162,11 @@ def held_out(domain: Domain, n: int) -> Tensor:
 def recognised(
     judge: ConvJudge | VitJudge, drawn: Tensor, pictures: Tensor, domain: Domain
 ) -> dict[str, float]:
-    """Shares of images [n, 3, H, W] in which the judge finds what is in the pictures."""
+    """Shares of images `drawn` [n, 3, H, W] in which the judge finds what is in `pictures`.
+
+    "species" and "age" are those of the domain; "sitter" counts an image whose latent, as the judge
+    reads it, is nearer to that of its own picture than to any other's.
+    """
     read, wanted = judge(drawn), judge(pictures)
     species = read["species"].argmax(dim=1) == SPECIES.index(domain.species)
     age = read["age"].argmax(dim=1) == AGES.index(domain.age)

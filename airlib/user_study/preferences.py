@@ -38,9 +38,12 @@ What these numbers assume:
 
 @dataclass(frozen=True)
 class Preference:
-    """One method in one kind of question.
+    """What raters said of one method in one kind of question.
 
-    `interval` belongs to the share, `strength_interval` (None for a single rater) to the strength.
+    chosen: how often the method's side was chosen; shown: how often it was asked about.
+    interval: Wilson's 95 % interval of the share chosen / shown. strength: Bradley and Terry's, in
+    0 .. 1. strength_interval: 95 %, by drawing raters anew; None for a single rater. raters: how
+    many answered.
     """
 
     kind: str
@@ -54,14 +57,16 @@ class Preference:
 
     @property
     def share(self) -> float:
+        """How often the method was chosen when it was shown, 0 .. 1."""
         return self.chosen / self.shown
 
 
 def preferences(
     study: Study, answers: Sequence[Answer], stream: torch.Generator, resamples: int = 2000
 ) -> list[Preference]:
-    """One row per kind of question that was answered, and method.
+    """Shares and strengths of methods: a row per kind of question that was answered, and method.
 
+    stream: draws the raters of the bootstrap, `resamples` times.
     Raises AirlibError where the strengths are not determined: two groups of methods never met.
     """
     rows = []

@@ -52,7 +52,12 @@ PICTURE = 384  # pixels of one side
 
 @dataclass(frozen=True)
 class Question:
-    """`sides` are the methods on the left and on the right: not to be shown."""
+    """One question of a rater.
+
+    kind: "quality" or "diversity". setup: the pair of domains that the pictures belong to.
+    sides: the methods on the left and on the right, not to be shown. latents: numbers of the
+    pictures on each side.
+    """
 
     kind: str
     setup: str
@@ -62,11 +67,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Study:
-    """Who meets whom, on what.
+    """The plan of a user study: which methods meet, on which pictures.
 
     `targets` says for each setup (a pair of domains) what its pictures are meant to show; `latents`
     is how many pictures each method has of a setup. `version` names what the pictures were made
     from: answers to other pictures, methods or seeds have another `key` and are refused.
+    Raises AirlibError for fewer than two methods, no setup, or fewer than nine pictures.
     """
 
     methods: tuple[str, ...]
@@ -116,7 +122,7 @@ def _deal(items: Sequence, count: int, stream: torch.Generator) -> list:
 
 @dataclass(frozen=True)
 class Answer:
-    """`question` counts from 1; `side` is left or right."""
+    """One answer of a rater: `question` counts from 1, `side` is "left" or "right"."""
 
     rater: str
     question: int
@@ -185,7 +191,7 @@ def _append(study: Study, path: Path, answer: Answer) -> None:
 
 
 class Sitting:
-    """One rater before the questions; starts at the first that is not answered in `path`.
+    """One rater who answers the questions of a study, from the first that is open in `path`.
 
     images: setup -> method -> [N, 3, H, W] in [-1, 1], where row n is latent n for every method.
     Raises AirlibError for missing pictures, a bad name of the rater, or a damaged file.
@@ -206,34 +212,41 @@ class Sitting:
 
     @property
     def number(self) -> int | None:
-        """Of the question to be answered, from 1; None after the last."""
+        """The number of the question to be answered, from 1; None after the last."""
         return self._open[0] if self._open else None
 
     @property
     def question(self) -> Question | None:
-        """The question to be answered, names included: for analysis and simulated raters."""
-        return self.questions[self._open[0] - 1] if self._open else None
+        """The question to be answered, names of methods included; None after the last.
 
-    @property
-    def text(self) -> str:
-        """What is asked, without saying about whom."""
-        asked = self._asked()
-        return TEXTS[asked.kind].format(self.study.targets[asked.setup])
+        For analysis and simulated raters: a rater must not see it.
+        """
+        return self.questions[self._open[0] - 1] if self._open else None
 
     def _asked(self) -> Question:
         if self.question is None:
-            raise AirlibError("every question of this sitting has been answered")
+            raise AirlibError(f"{self.rater} has answered all questions; nothing is left to ask")
         return self.question
 
+    @property
+    def text(self) -> str:
+        """What is asked, without the names of methods; AirlibError after the last question."""
+        asked = self._asked()
+        return TEXTS[asked.kind].format(self.study.targets[asked.setup])
+
     def pictures(self) -> tuple[bytes, bytes]:
-        """What is seen on the left and on the right, as PNG."""
+        """The PNGs on the left and on the right; AirlibError after the last question."""
         asked = self._asked()
         of_setup, chosen = self.images[asked.setup], list(asked.latents)
         left, right = (_png(of_setup[method][chosen]) for method in asked.sides)
         return left, right
 
     def answer(self, side: str) -> None:
-        """Save the answer and go on; if it cannot be saved, the question stays."""
+        """Save the answer "left" or "right" and go on to the next question.
+
+        Raises AirlibError for another side, after the last question, and if the answer cannot be
+        saved; then the question stays.
+        """
         if side not in SIDES or self.number is None:
             raise AirlibError("an answer is left or right, to a question that is still open")
         _append(self.study, self.path, Answer(self.rater, self.number, side))

@@ -41,7 +41,8 @@ class Inception(nn.Module):
     Args:
         state: state dict, as pytorch-fid and torch-fidelity publish it; by default that of the
             verified asset file.
-        resize: see above.
+        resize: whose way of bringing an image to 299 x 299 pixels, "pytorch-fid" or
+            "torch-fidelity"; distances of the two must not be compared.
 
     Raises AirlibError for an unknown `resize`, a missing asset, or weights of another network.
     """
@@ -59,7 +60,7 @@ class Inception(nn.Module):
 
     @classmethod
     def untrained(cls) -> "Inception":
-        """With random weights: for runs that only check sizes."""
+        """The network with random weights, for runs that only check sizes."""
         return cls(random_state(_layers()))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ COUNTER = "num_batches_tracked"  # of a batch norm in training: of no use here, 
 
 
 def filled(network: Network, state: Mapping[str, Tensor], name: str, prefix: str = "") -> Network:
-    """`network` with those tensors of `state` that it has, in float32.
+    """`network`, filled in float32 with those tensors of `state` that carry its names.
 
-    prefix: before the names in `state`. Raises AirlibError, which calls the network `name`, for
-    missing tensors and other shapes.
+    prefix: what precedes the network's names in `state`. name: the network's name in messages.
+    Raises AirlibError for missing tensors and other shapes.
     """
     own = {}
     for key in network.state_dict():
@@ -42,8 +42,10 @@ def filled(network: Network, state: Mapping[str, Tensor], name: str, prefix: str
 
 
 def random_state(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Normal weights that keep the size of a signal through ReLUs (He et al. 2015), no biases, and
-    batch norms that change nothing; the same every time.
+    """A state dict of random weights for `network`, the same every time; names start with `prefix`.
+
+    Weights are normal and keep the size of a signal through ReLUs (He et al. 2015), biases are 0,
+    and batch norms change nothing.
     """
     stream, state = rng(0, "random weights"), {}
     for key, tensor in network.state_dict().items():

@@ -16,13 +16,13 @@ for VGG at 256 px), which has two consequences:
 Any network with maps can take the place of Lpips: `PerceptualEmbedding(judge.maps)`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import alexnet, vgg16
+from torchvision.models import VGG, AlexNet, alexnet, vgg16
 
 from airlib.assets.store import asset_file
 from airlib.checkpoints.unpickling import read_torch
@@ -30,17 +30,20 @@ from airlib.errors import AirlibError
 from airlib.evaluation.networks.loading import filled, random_state
 from airlib.evaluation.perceptual import PerceptualEmbedding
 
-CHUNK = 4_096  # features
+CHUNK = 16_384  # features
 TEMPORARY = 8  # phi, its parts and the maps they come from, in multiples of a batch's phi
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """A network of torchvision, the asset of its weights, and the layers LPIPS looks at."""
+    """A network of torchvision, the asset of its weights, and the layers LPIPS looks at.
 
-    network: Callable[[], nn.Module]
+    layers: positions in the network's `features`, all of them ReLUs.
+    """
+
+    network: Callable[[], AlexNet | VGG]
     asset: str
-    layers: tuple[int, ...]  # positions in its `features`, all of them ReLUs
+    layers: tuple[int, ...]
 
 
 TRUNKS = {
@@ -64,7 +67,7 @@ class Lpips(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: str = "vgg", trunk: dict[str, Tensor] | None = None) -> None:
+    def __init__(self, net: str = "vgg", trunk: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         if net not in TRUNKS:
             raise AirlibError(f"no LPIPS network {net!r}; choose from {', '.join(TRUNKS)}")
@@ -78,7 +81,7 @@ class Lpips(nn.Module):
 
     @classmethod
     def untrained(cls, net: str = "vgg") -> "Lpips":
-        """With a random trunk: for runs that only check sizes."""
+        """LPIPS with a random trunk, for runs that only check sizes."""
         return cls(net, random_state(_features(net), "features."))
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -91,7 +94,7 @@ class Lpips(nn.Module):
         return maps
 
     def embedding(self) -> PerceptualEmbedding:
-        """|embedding(x) - embedding(y)|^2 is LPIPS."""
+        """The embedding in which LPIPS is |embedding(x) - embedding(y)|^2."""
         return PerceptualEmbedding(self, self.layer_weights)
 
 
@@ -113,7 +116,8 @@ def lpips_matrix(
 
     `memory` bounds the bytes of all embeddings and feature maps held at a time; with less of it
     images go through the network more often, and in smaller batches than `batch`. The images come
-    on top. Raises AirlibError if it is too little for one image, or if an image holds NaN.
+    on top. Raises AirlibError if the memory is too little for one image, for other shapes, and if
+    an image holds NaN or infinities.
     """
     images = images if isinstance(images, Tensor) else torch.cat(list(images))
     if images.ndim != 4 or not len(images):
@@ -158,9 +162,7 @@ def _lengths(x: Tensor) -> Tensor:
 def _features(net: str) -> nn.Sequential:
     """Layers of the trunk, without numbers; most of them are in the classifier, not needed here."""
     with torch.device("meta"):
-        layers = TRUNKS[net].network().features
-        assert isinstance(layers, nn.Sequential)
-        return layers[: TRUNKS[net].layers[-1] + 1]
+        return TRUNKS[net].network().features[: TRUNKS[net].layers[-1] + 1]
 
 
 def _check_finite(images: Tensor) -> None:

@@ -10,10 +10,11 @@ are taken in Inception's features too, as most ports do, not in those of the VGG
 
 from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from airlib.assets.store import asset_file
 from airlib.errors import AirlibError
+from airlib.evaluation.features import Judge
 from airlib.evaluation.networks.inception import ASSET, Inception
 from airlib.evaluation.networks.lpips import TRUNKS, Lpips
 from airlib.evaluation.perceptual import scaled_down
@@ -22,8 +23,11 @@ LARGEST = 256  # pixels a side that LPIPS sees: AIR's script scales its images d
 ASSETS = (ASSET, TRUNKS["vgg"].asset)
 
 
-class PublishedJudge(nn.Module):
-    """A `protocol.Judge` made of two frozen networks; `note` is added to their names."""
+class PublishedJudge(Judge):
+    """A judge made of two frozen networks: Inception gives the features, LPIPS's trunk the maps.
+
+    note: what is added to the names of both networks in protocols.
+    """
 
     map_size = LARGEST
 
@@ -36,12 +40,12 @@ class PublishedJudge(nn.Module):
 
     @classmethod
     def fetched(cls) -> Self:
-        """From the verified asset files; an AirlibError says which one is missing."""
+        """The judge from the verified asset files; AirlibError says which one is missing."""
         return cls(Inception(), Lpips("vgg"))
 
     @classmethod
     def untrained(cls) -> Self:
-        """With random weights: for runs that only check sizes."""
+        """A judge with random weights, for runs that only check sizes."""
         return cls(Inception.untrained(), Lpips.untrained("vgg"), " (random weights)")
 
     def features(self, images: Tensor) -> Tensor:
@@ -54,7 +58,7 @@ class PublishedJudge(nn.Module):
 
 
 def missing() -> str:
-    """What is to be done to have `ASSETS`, in one line; "" if all are there."""
+    """How to get the asset files of `PublishedJudge`, in one line; "" if all are there."""
     reasons = []
     for name in ASSETS:
         try:
