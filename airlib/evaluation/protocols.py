@@ -36,7 +36,7 @@ QUICK: dict[str, Measure] = {
     "diversity": measures.diversity,
     "CLIP distance": measures.clip,
 }
-FULL = {
+FULL: dict[str, Measure] = {
     **QUICK,
     "CLIP distance split": measures.clip_split,
     "kernel distance": measures.kernel,
@@ -44,9 +44,14 @@ FULL = {
     "intra-LPIPS": measures.intra_lpips_of_clusters,
     "text alignment": measures.text_alignment,
 }
-TEXT = {**QUICK, "text alignment": measures.text_alignment}
-SHOWN = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
-PROTOCOLS = {"quick": QUICK, "text": TEXT, "shown": SHOWN, "full": FULL}
+TEXT: dict[str, Measure] = {**QUICK, "text alignment": measures.text_alignment}
+SHOWN: dict[str, Measure] = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
+PROTOCOLS: dict[str, dict[str, Measure]] = {
+    "quick": QUICK,
+    "text": TEXT,
+    "shown": SHOWN,
+    "full": FULL,
+}
 WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
 
