@@ -1,6 +1,7 @@
 """When AIR takes its anchors (Algorithm 1), and how a run keeps the last one."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor
@@ -39,6 +40,14 @@ class AnchorSchedule:
         count = 1 + int((1 - first) / self.t_int + 1e-9)
         steps = [round((first + i * self.t_int) * total) for i in range(count)]
         return sorted({step for step in steps if 0 < step < total})
+
+    def used_anchor_steps(self, total: int) -> list[int]:
+        """Those of `anchor_steps` whose anchor L_adaptive uses: the last one up to t_thresh, and
+        all later ones.
+        """
+        steps = self.anchor_steps(total)
+        spans = pairwise([*steps, total])
+        return [step for step, end in spans if self.is_past_threshold(end - 1, total)]
 
     def is_past_threshold(self, index: int, total: int) -> bool:
         """Whether L_adaptive is part of step `index` of 0 .. total - 1."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from airlib.errors import AirlibError
 from airlib.methods.air import AIR
+from airlib.methods.air_one_shot import AirMindTheGap
 from airlib.methods.diffusion_clip import DiffusionCLIP
 from airlib.methods.image_direction import ImageDirection
 from airlib.methods.ipl import IPL
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "svl": SVL,
     "air": AIR,
     "mind_the_gap": MindTheGap,
+    "air_mind_the_gap": AirMindTheGap,
     "image_direction": ImageDirection,
     "target_clip": TargetCLIP,
     "diffusion_clip": DiffusionCLIP,

@@ -41,7 +41,8 @@ from airlib.worlds.numbers import method_of
 
 SHIPPED = SHIPPED_RUNS / "tiny_one_shot.json"
 MIXED = "mixed"  # the row of the untouched generator with the styles of the reference
-MIXING, PLAIN = "mind_the_gap", "_plain"  # the loss whose images have them, and those without
+MIXING = ("mind_the_gap", "air_mind_the_gap")  # the losses whose images have them
+PLAIN = "_plain"  # those without
 PROTOCOL = "shown"  # of `evaluation.protocols`
 OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_quality",
             "clip_diversity", "precision", "recall")  # fmt: skip
@@ -144,7 +145,7 @@ def _image_sets(run: Run, world: World) -> dict[str, Iterable[Tensor]]:
         adaptation = world.adapt(name, pair, run.seed)
         adaptation.save(run.stem.with_suffix(".safetensors"))
         generator = adaptation.apply(generator)
-        mixing = method_of(world.profile, name) == MIXING
+        mixing = method_of(world.profile, name) in MIXING
     sets: dict[str, Iterable[Tensor]] = {name: images_of(world, example, generator, n, mixing)}
     if mixing and name != MIXED:
         sets[name + PLAIN] = images_of(world, example, generator, n)
