@@ -66,7 +66,7 @@ class Plan:
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> "Plan":
-        """From flags of the command line, where `seeds` is how many."""
+        """The plan of flags of the command line, where `seeds` is how many."""
         plan = cls.of({**flags, "seeds": list(range(flags.get("seeds", 5)))})
         command = (
             f"airlib sweep --profile {plan.profile} --methods {' '.join(plan.methods)} --role "

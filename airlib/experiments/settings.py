@@ -43,7 +43,7 @@ class Candidate:
         return " ".join([self.method, *(f"{key}={value}" for key, value in self.changes.items())])
 
     def overrides(self) -> dict:
-        """As `load_profile` takes them."""
+        """The changes under their dotted names, for `load_profile`."""
         table = "arms" if self.method in load_profile("tiny").arms else "methods"
         return {f"{table}.{self.method}.{key}": value for key, value in self.changes.items()}
 

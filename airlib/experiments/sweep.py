@@ -196,8 +196,8 @@ def load_runs(path: str | Path = SHIPPED) -> dict:
 
 
 def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
-    """Between runs made here and the same runs in `known` (`load_runs`): the largest difference of
-    a metric, as a share of its known value. None where no run with the same inputs is in both.
+    """The largest difference of a metric between runs made here and the same runs in `known`
+    (`load_runs`), as a share of its known value; None where no run with equal inputs is in both.
     """
     shares = []
     for run in runs:

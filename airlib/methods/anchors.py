@@ -42,8 +42,8 @@ class AnchorSchedule:
         return sorted({step for step in steps if 0 < step < total})
 
     def used_anchor_steps(self, total: int) -> list[int]:
-        """Those of `anchor_steps` whose anchor L_adaptive uses: the last one up to t_thresh, and
-        all later ones.
+        """The steps of `anchor_steps` whose anchor L_adaptive uses: the last one up to t_thresh,
+        and all later ones.
         """
         steps = self.anchor_steps(total)
         spans = pairwise([*steps, total])

@@ -97,7 +97,7 @@ class IPLConfig:
 
 
 class Texts:
-    """Both labels behind prompts of a mapper, for one CLIP model."""
+    """The labels of source and target behind prompts of a mapper, for one CLIP model."""
 
     def __init__(self, encoder: ClipEncoder, labels: tuple[str, str], templates: Sequence[str]):
         self.encoder = encoder

@@ -48,7 +48,7 @@ class LatentMapper(nn.Module):
 
     @classmethod
     def random(cls, channels: int, width: int, tokens: int, seed: int) -> Self:
-        """As the official code initialises it."""
+        """A new mapper, initialised as in the official code. seed: of its weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng(seed, "latent mapper").initial_seed())
             return cls(channels, width, tokens)

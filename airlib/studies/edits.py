@@ -37,7 +37,7 @@ def edited(world: World, adaptation: Adaptation, pictures: Tensor) -> Manipulati
 def edited_by(
     world: World, adaptations: Mapping[str, Adaptation], pictures: Tensor, way: Way | None = None
 ) -> tuple[Inversion, dict[str, Tensor]]:
-    """The same by several adaptations, with one inversion: that, and the edits by name."""
+    """Pictures [n, 3, H, H], inverted once, and their edits [n, 3, H, H] by adaptations by name."""
     inverter = inverter_of(world, way)
     found = inverter(pictures)
     return found, {

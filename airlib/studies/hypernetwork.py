@@ -227,7 +227,7 @@ class HypernetworkTask:
         """Nothing is averaged."""
 
     def evaluate(self) -> dict[str, float]:
-        """See `measured`."""
+        """The mean `distance_left` over the unseen domains, and over a tenth of the seen ones."""
         return measured(self.world, self.network)
 
     def export(self) -> tuple[dict[str, Tensor], dict]:

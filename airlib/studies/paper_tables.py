@@ -259,7 +259,7 @@ def rankings(
 def draw_gains(
     axes: "Axes", gains: Mapping[str, Sequence[Ranking]], rival: str, profile: str
 ) -> None:
-    """By how many percent of `rival`'s value each method is better than it: a line per setup.
+    """Draw by how many percent of `rival`'s value each method is better: a line per setup.
 
     gains: method -> its rankings against `rival`, for one metric, the same setups for every
     method. A hollow dot is the paper's gain, a full one ours with its interval, where there is one.

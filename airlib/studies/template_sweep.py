@@ -124,8 +124,8 @@ def known_runs(numbers: Profile, path: str | Path = SHIPPED) -> list[TemplateRun
 
 
 def largest_difference(runs: Sequence[TemplateRun], known: Sequence[TemplateRun]) -> float | None:
-    """Between the same runs in both: the largest difference of a value, as a share of the known
-    value. None where no run is in both.
+    """The largest difference of a value between the same runs in both, as a share of the known
+    value; None where no run is in both.
     """
     there = {run.key: run.values for run in known}
     both = [(run.values, there[run.key]) for run in runs if run.key in there]

@@ -53,7 +53,7 @@ def adaptations_of(
     profile: str, wanted: Sequence[tuple[str, str]], seed: int, directory: str | Path,
     overrides: dict | None = None, workers: int = 2,
 ) -> list[Adaptation]:  # fmt: skip
-    """Of (method, pair) each, with the profile's numbers; as `sweep` makes them, but not scored.
+    """The adaptation of each (method, pair), with the profile's numbers, made but not scored.
     What `directory` holds from the same numbers and weights is not made again.
     """
     runs = [Run(pair, method, seed, Path(directory).absolute()) for method, pair in wanted]
@@ -120,8 +120,8 @@ class Along:
 def frechet_along(
     world: World, pair: str, models: Iterable[Generator], samples: int, references: int
 ) -> list[Along]:
-    """By every judge. samples: images of each model, of the same latents. references: pictures of
-    each domain, no generator's.
+    """Distances of models along a way, by every judge of the world. samples: images of each model,
+    of the same latents. references: pictures of each domain, no generator's.
     """
     if not world.judges:
         raise AirlibError(f"Frechet distances need a judge: {world.without_judges}")

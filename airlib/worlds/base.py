@@ -165,7 +165,10 @@ class World(ABC):
     def reference_of(
         self, pair: str, images: Iterable[Tensor], cache: Path | None = None
     ) -> Reference:
-        """The same with other images of the target domain. cache: see `evaluation.features.see`."""
+        """The target domain of a pair by other images, in batches [B, 3, H, W] in [-1, 1].
+
+        cache: a folder for their features, which belongs to these images and networks.
+        """
         encoder, truth = self.space.encoders[0], self.true_targets(pair)
         return Reference.of(
             self.judges, encoder, images, truth, self.sentences(pair), cache, self.without_judges

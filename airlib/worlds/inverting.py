@@ -93,7 +93,7 @@ def _curvature(world: "World") -> Curvature:
 
 @cache
 def prior_of(world: "World", samples: int, floor: float) -> PNorm:
-    """Of the source generator; see `PNorm.of`."""
+    """The P-norm prior of the source's latents, from `samples` of them. floor: see `PNorm.of`."""
     return PNorm.of(world.stylegan2, samples, rng(0, "p-norm"), floor)
 
 

@@ -62,7 +62,7 @@ class TinyWorld(World):
         return tuple(load_judge(name) for name in NETWORKS), ""
 
     def narrow(self) -> "TinyWorld":
-        """This world with a source generator of the same kind that has seen nothing but people."""
+        """A copy of the world whose source generator has seen nothing but people."""
         if SOURCES[self.source] != NarrowGeneratorTask.domain:
             raise AirlibError(f"the narrow generator draws people, not {self.source}s")
         return replace(self, generator=_restricted(SOURCES[self.source], NarrowGeneratorTask.name))
@@ -91,8 +91,8 @@ class TinyWorld(World):
         return self.truth(pair, self.z(min(PAIRED, self.profile.evaluation.samples)))
 
     def row(self, name: str, pair: str) -> Iterable[Tensor]:
-        """Beside the source: "prior", the world generator told to draw the target domain (what a
-        perfect adaptation of these weights would give), and "truth", the true target images.
+        """Images of a reference row: "source"; "prior", the world generator told to draw the target
+        domain (what a perfect adaptation of these weights would give); "truth", the true targets.
 
         The truth are the latents' own targets: paired distances are 0 by definition, the Frechet
         distance is its floor.

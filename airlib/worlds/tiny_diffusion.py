@@ -65,12 +65,12 @@ class TinyDiffusionWorld(World):
         return _renders(SOURCES[self.source.removeprefix(PREFIX)], n, "pictures")
 
     def edited_truth(self, pair: str, n: int) -> Tensor:
-        """The same sitters in the target domain [n, 3, 64, 64], enlarged."""
+        """The sitters of the first n `pictures` in the target domain [n, 3, 64, 64], enlarged."""
         return enlarge(_renders(self._target(pair), n, "pictures"))
 
     def row(self, name: str, pair: str) -> Iterable[Tensor]:
-        """Beside the source: "prior", the world diffusion model told to draw the target domain, and
-        "truth", other renders of the target domain than the references: the floor of a distance.
+        """Images of a reference row: "source"; "prior", the world diffusion model told to draw the
+        target domain; "truth", other renders of it than the references: the floor of a distance.
         """
         n = self.profile.evaluation.samples
         if name == "prior":

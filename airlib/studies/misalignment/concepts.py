@@ -50,7 +50,7 @@ class ConceptEmbeddings:
     texts: Tensor
 
     def nearest(self) -> list[str]:
-        """For each concept the label of the text nearest to its image mean: ideally its own."""
+        """The label of the text nearest to the image mean of each concept: ideally its own."""
         cosines = self.image_means @ self.texts.T  # up to the length of the mean
         return [self.labels[row] for row in cosines.argmax(1).tolist()]
 

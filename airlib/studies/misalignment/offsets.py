@@ -87,8 +87,8 @@ class OffsetSplit:
     across: Tensor
 
     def explain(self, groups: int = 5) -> str:
-        """In words and numbers, how the parts along and across the text grow from the shortest to
-        the longest of `groups` groups of text offsets, and what that does to the misalignment.
+        """A sentence with numbers: how the parts along and across the text grow from the shortest
+        to the longest of `groups` groups of text offsets, and what that does to the misalignment.
         """
         _, along = binned_means(self.text_length, self.along, groups)
         _, across = binned_means(self.text_length, self.across, groups)
