@@ -179,7 +179,7 @@ class Smoothness:
 def smoothness(
     frames: Tensor | Iterable[Tensor], features: Callable[[Tensor], Tensor]
 ) -> Smoothness:
-    """Of images [n, 3, H, W] in [-1, 1] in their order, or of batches of them drawn on demand.
+    """How even a walk is, from its images [n, 3, H, W] in [-1, 1] in order, or batches of them.
 
     features: images -> [B, D] whose squared distances count, such as a `PerceptualEmbedding`; it
     sees every image once. Raises AirlibError for fewer than two images.
