@@ -75,6 +75,7 @@ class ByEncoder:
         return Inversion(latents, reconstruction, errors)
 
     def draw(self, generator: StyleGAN2, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, H] that the source or an adapted copy draws of w+ [n, num_ws, w_dim]."""
         return drawn(generator, latents)
 
 
@@ -101,6 +102,7 @@ class BySearch:
         )
 
     def draw(self, generator: StyleGAN2, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, H] that the source or an adapted copy draws of w+ [n, num_ws, w_dim]."""
         return drawn(generator, latents)
 
 
@@ -123,6 +125,7 @@ class ByDdim:
         return Inversion(latents, reconstruction, errors)
 
     def draw(self, generator: DiffusionGenerator, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, H] that the source or an adapted copy draws of x at t0, [n, 3, H, H]."""
         return drawn(DdimGenerator(generator.unet, self.schedule), latents)
 
 

@@ -103,7 +103,7 @@ class DiffusionTask:
         self.optimizer = Muon(matrices, others, ratio=0.5)
 
     def learning_rate(self, progress: float) -> float:
-        """Up to 0.003 in the first 200 steps, down to 0 on a cosine."""
+        """Linear warm-up over the first 200 steps, and a cosine from 0.003 to 0."""
         warm = min(1.0, (progress * self.steps + 1) / 200)
         return 0.003 * warm * 0.5 * (1 + math.cos(math.pi * progress))
 

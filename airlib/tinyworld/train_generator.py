@@ -190,9 +190,11 @@ class NarrowGeneratorTask(GeneratorTask):
         super().__init__(seed, steps)
 
     def rows_to_learn(self, domains: Tensor) -> Tensor:
+        """Numbers of the rows of domains [n, 3] to draw from: those of human photos."""
         return _rows_of(self.domain, domains)
 
     def domains_to_learn(self, n: int, rng: Rng) -> Tensor:
+        """Domains [n, 3] of one lesson: human photos only."""
         return torch.tensor(self.domain.index).expand(n, 3)
 
     def evaluate(self) -> dict[str, float]:

@@ -64,7 +64,10 @@ class Inception(nn.Module):
         return cls(random_state(_layers()))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1], rounded to 8 bits as in a saved picture -> [B, 2048]."""
+        """Features [B, 2048] of images [B, 3, H, W] in [-1, 1].
+
+        Images are rounded to 8 bits before, as in a saved picture.
+        """
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round()
         return self.layers(RESIZES[self.resize](pixels)).mean((2, 3))
 

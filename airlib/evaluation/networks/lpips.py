@@ -85,7 +85,7 @@ class Lpips(nn.Module):
         return cls(net, random_state(_features(net), "features."))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1], clipped as in a saved picture -> maps [B, C_l, H_l, W_l]."""
+        """Images [B, 3, H, W], clipped to [-1, 1] -> the five maps [B, C_l, H_l, W_l] of LPIPS."""
         x, maps = (images.clamp(-1, 1) - self.shift) / self.scale, []
         for index, layer in enumerate(self.features):
             x = layer(x)

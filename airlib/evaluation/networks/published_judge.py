@@ -49,11 +49,11 @@ class PublishedJudge(Judge):
         return cls(Inception.untrained(), Lpips.untrained("vgg"), " (random weights)")
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, 2048]."""
+        """Images [B, 3, H, W] in [-1, 1] -> Inception's features [B, 2048]."""
         return self.inception(images)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1], on any device -> five maps [B, C_l, H_l, W_l]."""
+        """Images [B, 3, H, W] in [-1, 1], on any device -> five maps [B, C_l, H_l, W_l]."""
         return self.lpips(scaled_down(images, LARGEST).to(self.lpips.shift.device))
 
 
