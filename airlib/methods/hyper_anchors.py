@@ -83,8 +83,8 @@ class Memory(nn.Module):
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = 0.0  # its running averages stand still, too
-        width = network.config["text_width"]
-        self.register_buffer("anchored", next(network.parameters()).new_zeros(n, 2, width))
+        weight = network.entry.weight  # [D, D]
+        self.register_buffer("anchored", weight.new_zeros(n, 2, len(weight)))
 
 
 class HyperAnchor:

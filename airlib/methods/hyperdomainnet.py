@@ -144,13 +144,13 @@ class Texts:
         gamma = torch._standard_gamma(torch.full([n, n], 2.0 / n), generator=rng)
         weights = F.normalize(gamma + 1e-12, p=1, dim=1).to(self.inputs)
         inputs = F.normalize(weights @ chosen.inputs, dim=-1)
-        targets, sources, anchored = (
-            None
-            if part is None
-            else F.normalize(torch.einsum("ij,jkd->ikd", weights, part), dim=-1)
-            for part in (chosen.targets, chosen.sources, chosen.anchored)
-        )
-        return Texts(inputs, shaken(targets, nearest, rng), sources, anchored)
+
+        def mix(part: Tensor) -> Tensor:
+            return F.normalize(torch.einsum("ij,jkd->ikd", weights, part), dim=-1)
+
+        targets = shaken(mix(chosen.targets), nearest, rng)
+        anchored = None if chosen.anchored is None else mix(chosen.anchored)
+        return Texts(inputs, targets, mix(chosen.sources), anchored)
 
 
 def shaken(unit: Tensor, nearest: float, rng: Rng) -> Tensor:
