@@ -107,12 +107,14 @@ def draw(
 class Texts:
     """Domains in words, embedded once: T and S in K templates, and what the network reads.
 
-    inputs [N, D]: the target alone; targets, sources [N, K, D]. All of unit length.
+    inputs [N, D]: the target alone; targets, sources [N, K, D]. anchored [N, 2, D]: prompt of the
+    anchor and of the target, if there is an anchor (`hyper_anchors`). All of unit length.
     """
 
     inputs: Tensor
     targets: Tensor
     sources: Tensor
+    anchored: Tensor | None = None
 
     @classmethod
     def of(
@@ -129,7 +131,8 @@ class Texts:
     def drawn(self, n: int, rng: Rng) -> "Texts":
         """n domains of the list, with replacement."""
         rows = torch.randint(len(self.inputs), [n], generator=rng)
-        return Texts(self.inputs[rows], self.targets[rows], self.sources[rows])
+        anchored = None if self.anchored is None else self.anchored[rows]
+        return Texts(self.inputs[rows], self.targets[rows], self.sources[rows], anchored)
 
     def mixed(self, n: int, rng: Rng, nearest: float) -> "Texts":
         """n points of the convex hull of n drawn domains, each mostly near one or two of them.
@@ -141,11 +144,13 @@ class Texts:
         gamma = torch._standard_gamma(torch.full([n, n], 2.0 / n), generator=rng)
         weights = F.normalize(gamma + 1e-12, p=1, dim=1).to(self.inputs)
         inputs = F.normalize(weights @ chosen.inputs, dim=-1)
-        targets, sources = (
-            F.normalize(torch.einsum("ij,jkd->ikd", weights, part), dim=-1)
-            for part in (chosen.targets, chosen.sources)
-        )
-        return Texts(inputs, shaken(targets, nearest, rng), sources)
+
+        def mix(part: Tensor) -> Tensor:
+            return F.normalize(torch.einsum("ij,jkd->ikd", weights, part), dim=-1)
+
+        targets = shaken(mix(chosen.targets), nearest, rng)
+        anchored = None if chosen.anchored is None else mix(chosen.anchored)
+        return Texts(inputs, targets, mix(chosen.sources), anchored)
 
 
 def shaken(unit: Tensor, nearest: float, rng: Rng) -> Tensor:

@@ -28,6 +28,7 @@ from airlib.evaluation.comparison import summary
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.experiments.sweep import SHIPPED_RUNS, read_record
 from airlib.files import load_tensors, write_json
+from airlib.methods.hyper_anchors import HyperAnchor, HyperAnchors
 from airlib.methods.hyperdomainnet import (
     HyperConfig,
     HyperDomainNet,
@@ -168,14 +169,16 @@ class HypernetworkTask:
     """Train a HyperDomainNet on texts alone; a `training.loop.Task`.
 
     world: whose generator is adapted, whose first CLIP leads and whose profile has the numbers
-    (table "hypernetwork"); default: the tiny world's people. changes: other numbers.
+    (table "hypernetwork"); default: the tiny world's people. anchors: train with AIR's anchors, too
+    (`methods.hyper_anchors`). changes: other numbers.
     """
 
     name = NAME
 
     def __init__(
-        self, seed: int = 0, steps: int | None = None, world: World | None = None, **changes
-    ):
+        self, seed: int = 0, steps: int | None = None, world: World | None = None,
+        anchors: HyperAnchors | None = None, **changes,
+    ):  # fmt: skip
         self.world = world or open_world("tiny", SOURCE.species)
         numbers = self.world.profile.hypernetwork.as_dict() | changes
         if unknown := changes.keys() - self.world.profile.hypernetwork.keys():
@@ -189,7 +192,8 @@ class HypernetworkTask:
             self.world.space.encoders[0],
         )
         templates = templates_of(self.world.profile.world.templates)
-        self.texts = Texts.of(self.encoder, domains_in_words(numbers["domains"]), templates)
+        domains = domains_in_words(numbers["domains"])
+        self.texts = Texts.of(self.encoder, domains, templates)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = HyperDomainNet(
@@ -198,6 +202,12 @@ class HypernetworkTask:
             )  # fmt: skip
         self.network = network.to(self.encoder.device)
         self.modules: dict[str, nn.Module] = {"network": self.network}
+        self.anchor: HyperAnchor | None = None
+        if anchors:
+            self.anchor = HyperAnchor(
+                self.network, self.generator, self.encoder, domains, self.texts, anchors, seed
+            )
+            self.modules["anchor"] = self.anchor.memory
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             network.parameters(), betas=tuple(numbers["betas"])
         )
@@ -208,14 +218,20 @@ class HypernetworkTask:
 
     def loss(self, step: int, rng: Rng) -> Tensor:
         n, config = self.batch, self.config
-        mixed = self.texts.mixed(n, rng, config.nearest) if config.convex else None
-        texts = mixed or self.texts.drawn(n, rng)
+        known = self.anchor.texts_at(step, self.steps) if self.anchor else self.texts
+        texts = known.mixed(n, rng, config.nearest) if config.convex else known.drawn(n, rng)
         latents = self.generator.sample_latents(n, rng)
         vectors = self.network(texts.inputs)
         with torch.no_grad():
             source = self._embed(self.generator(latents), rng)
+        same_views = rng.clone_state()
         adapted = self._embed(draw(self.generator, vectors, latents), rng)
         terms = hyper_losses(source, adapted, texts, vectors, config)
+        if self.anchor and texts.anchored is not None:
+            with torch.no_grad():  # seen as `adapted` is: two views differ more than two steps do
+                near = draw(self.generator, self.anchor.vectors(texts.inputs), latents)
+                anchor = self._embed(near, same_views)
+            terms["adaptive"] = self.anchor.loss(adapted, anchor, texts)
         return torch.stack(list(terms.values())).sum()
 
     def _embed(self, images: Tensor, rng: Rng) -> Tensor:
