@@ -30,7 +30,7 @@ from airlib.errors import AirlibError
 from airlib.evaluation.networks.loading import filled, random_state
 from airlib.evaluation.perceptual import PerceptualEmbedding
 
-CHUNK = 16_384  # features
+CHUNK = 4_096  # features
 TEMPORARY = 8  # phi, its parts and the maps they come from, in multiples of a batch's phi
 
 
