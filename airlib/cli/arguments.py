@@ -51,18 +51,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_train(add("train-tiny", "train one network of the tiny world again"))
     check = add("check-tiny", "measure again what the shipped weights claim")
     check.add_argument("--quick", action="store_true", help="leave out exam and truth gap")
-    _add_grid(add("sweep", "adapt and score pairs with every method, seed and option"))
-    once = add("sweep-one-shot", "adapt to single pictures with every arm and seed")
-    _add_sweep(once, Path("runs/one_shot"), seeds=3)
-    ablated = add("ablate-hypernetwork", "train it with parts of its loss left out")
-    ablated.add_argument("--steps", type=_count, default=200, help="default: 200")
-    ablated.add_argument("--seed", type=int, default=0)
-    ablated.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="DIR")
-    worded = add("sweep-templates", "adapt and score with every prompt template")
-    _add_sweep(worded, Path("runs/templates"), seeds=3)
+    _add_sweep(add("sweep", "adapt and score pairs with every method, seed and option"))
     _add_evaluate(add("evaluate", "score adaptations, or images from any tool"))
-    chosen = add("choose-settings", "repeat the sweep over development pairs")
-    _add_runs(chosen, Path("runs/settings"))
     _add_fetch(add("fetch", "download and verify published weights and data"))
     _add_import(add("import", "say what a weight file is and convert it to safetensors"))
     doctor = add("doctor", "say whether this machine can run airlib")
@@ -133,36 +123,28 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_grid(parser: argparse.ArgumentParser) -> None:
-    """Without defaults, to see whether a flag contradicts the file."""
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Flags have no defaults: those that are given replace what the plan says."""
+    parser.set_defaults(after_interrupt="the same command continues with the missing runs")
     parser.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE",
-        help="TOML that says what to run, in place of the flags from --profile to --protocol",
+        "plan", nargs="?", metavar="PLAN",
+        help="TOML that says what to run, or the name of a shipped plan (--list)",
     )  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="list the shipped plans, run nothing")
     parser.add_argument("--profile", help="tiny (default) or paper")
     parser.add_argument("--methods", nargs="+", help="default: nada air")
+    parser.add_argument("--pairs", nargs="+", help="default: those of --role")
     parser.add_argument("--role", help="of the pairs (default: table)")
     parser.add_argument("--seeds", type=_count, help="seeds 0, 1, ... (default: 5)")
-    parser.add_argument("--protocol", help="quick (default), text, shown or full")
-    _add_runs(parser, Path("runs/sweep"))
+    parser.add_argument("--protocol", help="quick (default), text, shown, full or none")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: runs/ and the name of the plan"
+    )
+    parser.add_argument("--workers", type=_count, default=2, help="processes (default: 2)")
     parser.add_argument(
         "--scheduler", metavar="ADDRESS",
         help="of a Dask scheduler, such as tcp://10.0.0.5:8786, whose workers replace --workers",
     )  # fmt: skip
-
-
-def _add_sweep(parser: argparse.ArgumentParser, out: Path, seeds: int) -> None:
-    parser.add_argument("--profile", default="tiny", help="tiny (default) or paper")
-    parser.add_argument(
-        "--seeds", type=_count, default=seeds, help=f"seeds 0, 1, ... (default: {seeds})"
-    )
-    _add_runs(parser, out)
-
-
-def _add_runs(parser: argparse.ArgumentParser, out: Path) -> None:
-    parser.set_defaults(after_interrupt="the same command continues with the missing runs")
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"default: {out}")
-    parser.add_argument("--workers", type=_count, default=2, help="processes (default: 2)")
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
-"""The command line: reproduce, publish, sweep, sweep-templates, sweep-one-shot, evaluate,
-train-tiny, check-tiny, choose-settings, ablate-hypernetwork, fetch, import, doctor.
+"""The command line: reproduce, publish, sweep, evaluate, train-tiny, check-tiny, fetch, import,
+doctor.
 
 Data goes to stdout, everything else to stderr. The exit code is 0 only on success; an error is one
 line that says what was wrong and what to do (`--debug` adds the traceback), and Ctrl-C exits with
@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from airlib.cli.arguments import build_parser, fail
 from airlib.errors import AirlibError
@@ -83,14 +84,16 @@ def _check_tiny(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from airlib.experiments.plan import Plan, read_plan, run_plan
+    from airlib.experiments.plan import listing, plan_of_flags, read_plan, run_plan
 
-    keys = ("profile", "methods", "role", "seeds", "protocol")
+    if options.list:
+        print("\n".join(listing()))
+        return SUCCESS
+    keys = ("profile", "methods", "pairs", "role", "seeds", "protocol")
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
-    if options.file and given:
-        raise AirlibError(f"{options.file} says what to run; leave out --{', --'.join(given)}")
-    plan = read_plan(options.file) if options.file else Plan.of_flags(given)
-    path, errors = run_plan(plan, options.out, options.workers, options.scheduler)
+    plan = read_plan(options.plan, given) if options.plan else plan_of_flags(given)
+    out = options.out or Path("runs", Path(options.plan or "sweep").stem)
+    path, errors = run_plan(plan, out, options.workers, options.scheduler)
     for name, error in errors.items():
         fail(f"{name}: {error}", FAILURE)
     print(path)
@@ -110,35 +113,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         )  # fmt: skip
     path = report.save(out)
     print(f"{report.table()}\nfile: {path}")
-    return SUCCESS
-
-
-def _sweep_one_shot(options: argparse.Namespace) -> int:
-    from airlib.studies.one_shot import sweep_one_shot
-
-    print(sweep_one_shot(options.profile, options.seeds, options.out, options.workers))
-    return SUCCESS
-
-
-def _ablate_hypernetwork(options: argparse.Namespace) -> int:
-    from airlib.studies.hypernetwork import ablation
-
-    print(ablation(options.steps, options.out, options.seed))
-    return SUCCESS
-
-
-def _sweep_templates(options: argparse.Namespace) -> int:
-    from airlib.studies.template_sweep import sweep_study
-
-    print(sweep_study(options.profile, options.seeds, options.out, options.workers))
-    return SUCCESS
-
-
-def _choose_settings(options: argparse.Namespace) -> int:
-    from airlib.experiments.settings import candidates, run_candidates, save_settings
-
-    rows = run_candidates(candidates(), options.out, workers=options.workers)
-    print(save_settings(rows, options.out / "tiny_settings.json"))
     return SUCCESS
 
 
@@ -194,11 +168,7 @@ COMMANDS = {
     "train-tiny": _train_tiny,
     "check-tiny": _check_tiny,
     "sweep": _sweep,
-    "sweep-one-shot": _sweep_one_shot,
-    "ablate-hypernetwork": _ablate_hypernetwork,
-    "sweep-templates": _sweep_templates,
     "evaluate": _evaluate,
-    "choose-settings": _choose_settings,
     "fetch": _fetch,
     "import": _import,
     "doctor": _doctor,

@@ -46,6 +46,9 @@ FULL: dict[str, Measure] = {
 }
 TEXT: dict[str, Measure] = {**QUICK, "text alignment": measures.text_alignment}
 SHOWN: dict[str, Measure] = {**TEXT, "overlap": partial(measures.overlap, by=-1)}
+SHOWN_OUTCOMES = ("frechet_vit", "paired_l1", "paired_edge", "clip_distance", "text_quality",
+                  "clip_diversity", "precision", "recall")  # fmt: skip
+"""What tables of "shown" tell: nothing by the first judge, which is part of the loss."""
 PROTOCOLS: dict[str, dict[str, Measure]] = {
     "quick": QUICK,
     "text": TEXT,

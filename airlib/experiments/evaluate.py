@@ -27,8 +27,9 @@ from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.evaluation.features import Judge, Reference
 from airlib.evaluation.protocols import PROTOCOLS, Scores, scores_of
+from airlib.experiments.runs import label_of
 from airlib.experiments.score_table import Report, Scored
-from airlib.experiments.sweep import label_of, world_of
+from airlib.experiments.sweep import check_pairs, world_of
 from airlib.images.folders import ImageSet, open_image_set, save_images
 from airlib.profiles import load_profile
 from airlib.progress import track
@@ -113,7 +114,7 @@ class _Task:
         profile, pair = profile or labels.get("profile", "tiny"), pair or labels.get("pair")
         if pair is None:
             raise AirlibError(f"{name} does not say which pair it is for; add --pair NAME")
-        world = world_of(profile, _source(profile, pair), tuple(sorted(numbers.items())))
+        world = _world(profile, pair, numbers)
         adaptation.apply(world.generator)  # or an AirlibError says why it does not fit
         seed = adaptation.config.get("adaptation", {}).get("seed")
         method = label_of(labels.get("method", name), labels.get("options", {}))
@@ -145,11 +146,11 @@ def _reference(world: World, pair: str, given: ImageSet | None) -> Reference:
     return world.reference_of(pair, given, folder(*_identity(given)))
 
 
-def _source(profile: str, pair: str) -> str:
-    pairs = load_profile(profile).pairs
-    if pair not in pairs:
-        raise AirlibError(f"unknown pair {pair!r}; choose from {', '.join(pairs)}")
-    return pairs[pair].source
+def _world(profile: str, pair: str, numbers: dict) -> World:
+    """The world that has the pair, with some numbers of the profile changed."""
+    loaded = load_profile(profile, numbers)
+    check_pairs(loaded, [pair])
+    return world_of(loaded, loaded.pairs[pair].source)
 
 
 def _check_apart(tasks: Sequence[_Task]) -> None:
@@ -178,7 +179,7 @@ def _score_images(
     numbers: dict,
 ) -> Scored:  # fmt: skip
     if pair:
-        world = world_of(profile, _source(profile, pair), tuple(sorted(numbers.items())))
+        world = _world(profile, pair, numbers)
         _check_size(images, world.judges)
         reference = replace(_reference(world, pair, given), truth=None)
     elif given:

@@ -67,6 +67,7 @@ class AirMindTheGap:
 
     Config = AirMindTheGapConfig
     by_picture = True
+    mixes_styles = True
 
     def __init__(
         self, space: ClipSpace, source: Generator, reference: Tensor, latent: Tensor,

@@ -64,6 +64,7 @@ class MindTheGap(WithoutMemory):
 
     Config = MindTheGapConfig
     by_picture = True
+    mixes_styles = True
 
     def __init__(
         self, space: ClipSpace, source: Generator, reference: Tensor, latent: Tensor,

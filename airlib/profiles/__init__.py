@@ -53,6 +53,14 @@ class Profile(Mapping):
     def __setattr__(self, key: str, value: Any) -> None:
         raise AirlibError(f"profile {self.name} is read-only; give load_profile an override")
 
+    def __hash__(self) -> int:
+        return hash((self.name, frozenset(self._entries.items())))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Profile):
+            return NotImplemented
+        return self.name == other.name and self._entries == other._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

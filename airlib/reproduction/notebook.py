@@ -29,12 +29,11 @@ class Session:
     """One run of one notebook, as `setup` returns it.
 
     `profile` holds the numbers to use, `record` (`airlib.results.Record`) collects what is
-    measured, and `seed` is the seed of the run. `overrides` are the changes that `profile` was made
-    with, those of a dry run included: dotted name -> value.
+    measured, and `seed` is the seed of the run.
     """
 
-    def __init__(self, profile: Profile, record: Record, seed: int, overrides: dict) -> None:
-        self.profile, self.record, self.seed, self.overrides = profile, record, seed, overrides
+    def __init__(self, profile: Profile, record: Record, seed: int) -> None:
+        self.profile, self.record, self.seed = profile, record, seed
 
     def show(self, figure: "Figure", name: str, alt: str, title: str = "") -> None:
         """Save `figure` as `<name>.png`, record it, and display a small version of it.
@@ -87,13 +86,12 @@ def setup(
     if not isinstance(dry_run, bool):
         raise AirlibError(f"dry_run must be True or False, not {dry_run!r}")
     numbers = load_profile(profile, overrides, dry_run)
-    changed = {**(numbers.dry_run if dry_run else {}), **(overrides or {})}
     directory = run_directory(out_dir, profile, notebook)
     parameters = {"overrides": dict(overrides or {}), "dry_run": dry_run}
     record = Record(directory, notebook, profile, parameters, seed)
     print(" · ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"notebook {notebook} · profile {profile} · seed {seed}" + " · dry run" * dry_run)
-    return Session(numbers, record, seed, changed)
+    return Session(numbers, record, seed)
 
 
 def run_directory(out_dir: str | Path, profile: str, notebook: str) -> Path:

@@ -10,7 +10,8 @@ It is trained (`HypernetworkTask`) on the words for every species x age x style 
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
 from airlib.evaluation.comparison import summary
 from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.experiments.sweep import SHIPPED_RUNS, read_record
-from airlib.files import load_tensors, write_json
+from airlib.experiments.plan import read_plan
+from airlib.files import load_tensors
 from airlib.methods.hyper_anchors import HyperAnchor, HyperAnchors
 from airlib.methods.hyperdomainnet import (
     HyperConfig,
@@ -45,11 +46,9 @@ from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.held_out import HELD_OUT
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
-from airlib.training.loop import TrainingRun
 from airlib.worlds import World, open_world
 
 NAME = "hypernetwork"
-SHIPPED_ABLATION = SHIPPED_RUNS / "tiny_ablation.json"
 SOURCE = Domain("human")
 MEASURED = 48  # latents of `distance_left`
 
@@ -170,19 +169,23 @@ class HypernetworkTask:
 
     world: whose generator is adapted, whose first CLIP leads and whose profile has the numbers
     (table "hypernetwork"); default: the tiny world's people. anchors: train with AIR's anchors, too
-    (`methods.hyper_anchors`). changes: other numbers.
+    (`methods.hyper_anchors`; or its numbers). changes: other numbers.
     """
 
     name = NAME
 
     def __init__(
         self, seed: int = 0, steps: int | None = None, world: World | None = None,
-        anchors: HyperAnchors | None = None, **changes,
+        anchors: HyperAnchors | Mapping[str, Any] | None = None, **changes,
     ):  # fmt: skip
         self.world = world or open_world("tiny", SOURCE.species)
         numbers = self.world.profile.hypernetwork.as_dict() | changes
         if unknown := changes.keys() - self.world.profile.hypernetwork.keys():
             raise AirlibError(f"a hypernetwork has no number called {min(unknown)!r}")
+        if isinstance(anchors, Mapping):
+            anchors = HyperAnchors(**anchors)
+        if anchors:
+            numbers["anchors"] = asdict(anchors)
         self.numbers, self.steps, self.batch = numbers, steps or numbers["steps"], numbers["batch"]
         self.config = HyperConfig(
             **{key: numbers[key] for key in ("tt_direction", "norm", "convex", "nearest")}
@@ -259,26 +262,13 @@ def measured(world: World, network: HyperDomainNet) -> dict[str, float]:
     return {f"{NAME}_{name}_left": sum(v) / len(v) for name, v in left.items()}
 
 
-ABLATION: dict[str, dict[str, Any]] = {  # what is left out of the loss, or of what it is trained on
-    "everything": {},
-    "without target-target": {"tt_direction": 0.0},
-    "without norm": {"norm": 0.0},
-    "direction alone": {"tt_direction": 0.0, "norm": 0.0},
-    "the convex hull of the list": {"convex": True},
-}
-
-
-def load_ablation(path: str | Path = SHIPPED_ABLATION) -> dict:
-    """{"command": ..., "rows": ...} of the shipped `ablation`."""
-    return read_record(Path(path))
-
-
-def ablation(steps: int, directory: Path, seed: int = 0) -> Path:
-    """Train one network per entry of `ABLATION`: a file of what each has left to go."""
-    rows = []
-    for name, changes in ABLATION.items():
-        task = HypernetworkTask(seed, steps, **changes)
-        TrainingRun(task, directory / name, seed).run()
-        rows.append({"trained with": name, "steps": steps, "seed": seed, **task.evaluate()})
-    command = f"airlib ablate-hypernetwork --steps {steps} --seed {seed}"
-    return write_json(directory / "ablation.json", {"command": command, "rows": rows})
+def ablation_of(known: Mapping[str, Any]) -> list[dict]:
+    """Rows "trained with" and what was measured, of the records of the plan "hypernetwork"
+    (`load_runs`), in its order.
+    """
+    return [
+        {"trained with": grid, "seed": run.seed}
+        | {metric["name"]: metric["value"] for metric in known[run.stem.name]["metrics"]}
+        for grid, runs in read_plan("hypernetwork").grids_of_runs().items()
+        for run in runs if run.stem.name in known
+    ]  # fmt: skip

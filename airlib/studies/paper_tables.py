@@ -177,7 +177,7 @@ def read_measured(folder: str | Path) -> tuple[dict[str, list[Metric]], list[str
 
 
 def from_runs(known: Mapping[str, Mapping]) -> list[Metric]:
-    """The metrics of all runs in `known`, what `airlib.experiments.sweep.load_runs` returns."""
+    """The metrics of all runs in `known`, what `airlib.experiments.runs.load_runs` returns."""
     return [Metric(**entry) for run in known.values() for entry in run["metrics"]]
 
 

@@ -13,7 +13,7 @@ is positive. Whether it is, `associate` measures:
     found = associate(M, frechet, spearman, rng(0))        # M and frechet [pairs, templates]
     print(found, found.verdict)
 
-The runs that it needs are made by `airlib.studies.template_sweep`.
+The runs that it needs are made by `airlib sweep templates`; see `airlib.studies.template_runs`.
 """
 
 import tomllib

@@ -34,10 +34,9 @@ from airlib.errors import AirlibError
 from airlib.evaluation.features import see
 from airlib.evaluation.frechet import frechet_distance
 from airlib.evaluation.perceptual import PerceptualEmbedding
-from airlib.experiments.processes import in_processes
-from airlib.experiments.sweep import Run, check_pairs, recorded, run_inputs, world_of
+from airlib.experiments.sweep import UNSCORED, finish, planned
 from airlib.generators.base import DrawnBatches, Generator
-from airlib.profiles import load_profile
+from airlib.profiles import Profile
 from airlib.seeding import rng
 from airlib.tinyworld.attributes import LATENT
 from airlib.tinyworld.domains import Domain
@@ -50,29 +49,18 @@ READABLE = {"human": ("skin", "hair", "background", "cloth"), "dog": ("fur", "ba
 
 
 def adaptations_of(
-    profile: str, wanted: Sequence[tuple[str, str]], seed: int, directory: str | Path,
-    overrides: dict | None = None, workers: int = 2,
+    profile: str | Profile, wanted: Sequence[tuple[str, str]], seed: int, directory: str | Path,
+    workers: int = 2,
 ) -> list[Adaptation]:  # fmt: skip
     """The adaptation of each (method, pair), with the profile's numbers, made but not scored.
     What `directory` holds from the same numbers and weights is not made again.
     """
-    runs = [Run(pair, method, seed, Path(directory).absolute()) for method, pair in wanted]
-    check_pairs(load_profile(profile, overrides), [run.pair for run in runs])
-    frozen = tuple(sorted((overrides or {}).items()))
-    list(in_processes(_adapt, [(run, profile, frozen) for run in runs], workers))
-    return [run.adaptation() for run in runs]
-
-
-def _adapt(run: Run, profile: str, overrides: tuple) -> None:
-    numbers = load_profile(profile, dict(overrides))
-
-    def make() -> int:
-        world = world_of(profile, numbers.pairs[run.pair].source, overrides)
-        adaptation = world.adapt(run.method, run.pair, run.seed)
-        adaptation.save(run.file(".safetensors"))
-        return len(adaptation.log)
-
-    recorded(run.file(".json"), run_inputs(run.pair, run.method, numbers), "log", make)
+    runs = [
+        run
+        for method, pair in wanted
+        for run in planned(profile, [method], [pair], [seed], directory, protocol=UNSCORED)
+    ]
+    return [run.adaptation() for run in finish(runs, profile, UNSCORED, workers)]
 
 
 def smoothness_of_walks(

@@ -6,10 +6,11 @@ as one that was not. The result is a half-precision weight file and a JSON recor
 command, seed, steps, minutes, loss curve, metrics, versions.
 """
 
+import json
 import platform
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator as Rng
@@ -29,7 +30,8 @@ class Task(Protocol):
     """What a `TrainingRun` trains: networks, optimiser and loss, and how the result is measured.
 
     `name` names the files that are written, `steps` counts the optimiser's steps. `modules` are all
-    networks with state, averaged copies included; a checkpoint holds these and the optimiser.
+    networks with state, averaged copies included; a checkpoint holds these and the optimiser. A
+    task that can be made in several ways has `numbers`, JSON values that tell them apart.
     """
 
     name: str
@@ -71,19 +73,26 @@ class TrainingRun:
         self.done, self.seconds = 0, 0.0
         self.curve: list[list[float]] = []
 
+    def fits(self) -> bool:
+        """Whether the directory holds a checkpoint of this very training."""
+        try:
+            return self._is_of_this_run(load_tensors(self.checkpoint)[1])
+        except AirlibError:
+            return False
+
     def resume(self) -> None:
         """Continue from the checkpoint in the directory, if there is one.
 
-        Raises AirlibError if the checkpoint is damaged or belongs to another task, seed or number
-        of steps.
+        Raises AirlibError if the checkpoint is damaged or belongs to another task, seed, number of
+        steps, or other numbers of the task.
         """
         if not self.checkpoint.exists():
             return
         tensors, config = load_tensors(self.checkpoint)
-        if tuple(map(config.get, ("name", "seed", "steps"))) != self._identity():
+        if not self._is_of_this_run(config):
             raise AirlibError(
                 f"{self.checkpoint} is of another run (seed {config.get('seed')}, "
-                f"{config.get('steps')} steps); "
+                f"{config.get('steps')} steps, numbers {config.get('numbers', {})}); "
                 "train without --resume to start again"
             )
         states = unpack(tensors, self.task.optimizer)
@@ -120,12 +129,19 @@ class TrainingRun:
         task.after_step(step)
         return loss.item()
 
-    def _identity(self) -> tuple[str, int, int]:
-        return self.task.name, self.seed, self.task.steps
+    def _identity(self) -> dict[str, Any]:
+        """What makes a training this one, as JSON values."""
+        numbers = json.loads(json.dumps(getattr(self.task, "numbers", {})))
+        return {
+            "name": self.task.name, "seed": self.seed, "steps": self.task.steps, "numbers": numbers,
+        }  # fmt: skip
+
+    def _is_of_this_run(self, config: dict) -> bool:
+        identity = self._identity()
+        return {key: config.get(key, {}) for key in identity} == identity
 
     def _save(self) -> None:
-        name, seed, steps = self._identity()
-        config = {"name": name, "seed": seed, "steps": steps, "done": self.done}
+        config = {**self._identity(), "done": self.done}
         config |= {"seconds": self.seconds, "curve": self.curve}
         states = {key: module.state_dict() for key, module in self.task.modules.items()}
         save_tensors(self.checkpoint, pack(states, self.task.optimizer), config)
@@ -136,7 +152,7 @@ class TrainingRun:
         The record holds the command `airlib train-tiny NAME`, seed, steps, minutes, number of
         parameters, the metrics of the task, versions and the loss curve.
         """
-        name, seed, steps = self._identity()
+        name, seed, steps = self.task.name, self.seed, self.task.steps
         tensors, config = self.task.export()
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         path = save_tensors(weights / f"{name}.safetensors", half, config)

@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from airlib.adaptation import AdaptationConfig
+from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
 from airlib.methods.registry import METHODS, REGULARIZERS, defaults_of, method_class
 from airlib.profiles import Profile, checked, method_names, method_numbers
@@ -52,6 +53,11 @@ def is_by_picture(profile: Profile, name: str) -> bool:
     return getattr(method_class(method_of(profile, name)), "by_picture", False)
 
 
+def mixes_styles(profile: Profile, name: str) -> bool:
+    """Whether the images of a method or arm are drawn with the fine styles of its picture."""
+    return getattr(method_class(method_of(profile, name)), "mixes_styles", False)
+
+
 def numbers_of(profile: Profile, name: str, generator: str = "stylegan2") -> dict[str, Any]:
     """All numbers of a method or arm. generator: kind of the source, "stylegan2" or "diffusion".
 
@@ -85,7 +91,9 @@ def changed(numbers: dict[str, Any], options: Mapping[str, Any], name: str) -> d
     for key, value in options.items():
         if key not in numbers:
             raise AirlibError(f"{name} has no option {key!r}; choose from {', '.join(numbers)}")
-        if key not in ("templates", "weights"):  # several sentences, and a table
+        if key == "templates":  # a name, a sentence, or several
+            templates_of(value)
+        elif key != "weights":  # a table
             given[key] = checked(f"{name}.{key}", _as_in_a_profile(numbers[key]), value)
     return {**numbers, **given}
 

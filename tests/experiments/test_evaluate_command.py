@@ -36,7 +36,7 @@ QUICK = {
 def runs(tmp_path_factory):
     """What `airlib sweep` leaves: one short run of NADA; its directory and metrics."""
     directory = tmp_path_factory.mktemp("runs")
-    [run] = sweep("tiny", ["nada"], [PAIR], [0], directory, QUICK, 1, rows=())
+    [run] = sweep(load_profile("tiny", QUICK), ["nada"], [PAIR], [0], directory, 1, rows=())
     return directory, list(run.metrics)
 
 
@@ -158,7 +158,8 @@ def test_two_methods_on_the_same_runs_are_compared(runs, world, tmp_path):
 def test_runs_that_differ_in_their_options_are_told_apart(tmp_path):
     """The quick protocol measures what the sweep did, each under the run's own name."""
     options = [{"steps": 1}, {"steps": 3, "learning_rate": 0.01}]
-    made = sweep("tiny", ["nada"], [PAIR], [0], tmp_path, QUICK, 1, rows=(), options=options)
+    quick = load_profile("tiny", QUICK)
+    made = sweep(quick, ["nada"], [PAIR], [0], tmp_path, 1, rows=(), options=options)
     report = evaluate_path(tmp_path, protocol="quick", overrides=QUICK)
     found = {(m.method, m.name): m.value for m in report.metrics}
     known = {(m.method, m.name): m.value for run in made for m in run.metrics}

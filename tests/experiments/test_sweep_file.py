@@ -18,10 +18,19 @@ from distributed import LocalCluster
 from airlib.cli.commands import main
 from airlib.errors import AirlibError
 from airlib.evaluation.comparison import summary
-from airlib.experiments.plan import Plan, multiplied, read_plan, run_plan
-from airlib.experiments.sweep import FailedRuns, Run, load_runs, run_inputs, sweep
+from airlib.experiments.inputs import inputs_of
+from airlib.experiments.plan import (
+    PLANS,
+    Plan,
+    multiplied,
+    plan_names,
+    plan_of_flags,
+    read_plan,
+    run_plan,
+)
+from airlib.experiments.runs import Run, load_runs
+from airlib.experiments.sweep import FailedRuns, sweep
 from airlib.methods.registry import METHODS
-from airlib.profiles import load_profile
 from airlib.results import Metric
 
 SMALL = """
@@ -122,17 +131,133 @@ def test_options_reach_the_loss_and_the_record(table):
 
 def test_a_run_without_options_is_named_and_recorded_as_ever(table, plan_file, tmp_path):
     assert Run("human-baby", "air", 0, tmp_path).stem == tmp_path / "human-baby-air-0"
-    numbers = load_profile("tiny", read_plan(plan_file).overrides)
     inputs = load_runs(table)[NAMES[0]]["inputs"]
-    assert inputs == run_inputs("human-baby", "source", numbers) and "options" not in inputs
+    run = Run("human-baby", "source", 0)
+    assert inputs == inputs_of(run, read_plan(plan_file).numbers()) and "options" not in inputs
 
 
 def test_flags_are_a_plan_too():
-    plan = Plan.of_flags({"methods": ["d"], "role": "unseen", "seeds": 3})
+    plan = plan_of_flags({"methods": ["d"], "role": "unseen", "seeds": 3})
     assert (plan.methods, plan.seeds, plan.protocol) == (("d",), (0, 1, 2), "quick")
     assert plan.chosen_pairs()[0] == "unseen-human-baby-sketch"
     shipped = "airlib sweep --profile tiny --methods d --role unseen --seeds 3 --protocol quick"
     assert plan.command == shipped
+
+
+def test_flags_replace_what_a_file_says(plan_file):
+    plan = read_plan(plan_file, {"seeds": 2, "role": "unseen", "protocol": "text"})
+    assert (plan.seeds, plan.role, plan.pairs, plan.protocol) == ((0, 1), "unseen", (), "text")
+    assert plan.methods == ("air",) and plan.options["t_thresh"] == [0.5, 1]
+    assert plan.command == "airlib sweep plan.toml --seeds 2 --role unseen --protocol text"
+    assert read_plan("knobs", {"pairs": ["human-fox"]}).pairs == ("human-fox",)
+
+
+def test_grids_are_run_one_after_the_other_under_their_names(tmp_path):
+    (tmp_path / "plan.toml").write_text("""
+        pairs = ["human-baby"]
+        seeds = [7]
+        grids = [
+            {name = "slow", options = {steps = [80, 160]}},
+            {name = "AIR", methods = ["air"], options = {t_int = 0.2}},
+            {name = "slow", methods = ["nada"], options = {steps = 320}},
+        ]""")
+    found = read_plan(tmp_path / "plan.toml").grids_of_runs()
+    names = {grid: [run.label for run in runs] for grid, runs in found.items()}
+    slow = [f"{method} steps={n}" for method in ("nada", "air") for n in (80, 160)]
+    rows = ["source", "prior", "truth"]
+    assert names == {"": rows, "slow": [*slow, "nada steps=320"], "AIR": ["air t_int=0.2"]}
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_a_shipped_plan_can_be_run_and_says_in_a_line_what_it_is(name, capsys):
+    plan = read_plan(name)
+    assert any(runs for grid, runs in plan.grids_of_runs().items())
+    assert plan.command == f"airlib sweep {name}"
+    assert main(["sweep", "--list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(name + ":")]
+    assert line.endswith(".") and (PLANS / f"{name}.toml").exists()
+
+
+def test_nothing_is_measured_where_nothing_is_asked(plan_file, tmp_path):
+    quick = read_plan(plan_file).numbers()
+    [run] = sweep(quick, ["air"], ["human-baby"], [0], tmp_path, 1, protocol="none")
+    assert run.metrics == () and run.adaptation().tensors and run.is_here
+
+
+# --- trainings -----------------------------------------------------------------------------------
+
+TASK = """
+import torch
+from torch import nn
+
+class Line:
+    name = "line"
+    def __init__(self, seed, steps=300, rate=0.1):
+        torch.manual_seed(seed)
+        self.steps, self.rate, self.numbers = steps, rate, {"rate": rate}
+        self.net = nn.Linear(1, 1)
+        self.modules, self.optimizer = {"net": self.net}, torch.optim.SGD(self.net.parameters())
+    def learning_rate(self, progress):
+        return self.rate
+    def loss(self, step, rng):
+        if (here := __import__("pathlib").Path("stop")).exists() and step == 270:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 1, generator=rng)
+        return (self.net(x) - 3 * x - 1).square().mean()
+    def after_step(self, step):
+        pass
+    def evaluate(self):
+        return {"slope": self.net.weight.item(), "steps_seen": float(self.steps)}
+    def export(self):
+        return dict(self.net.state_dict()), {}
+"""
+
+
+def test_trainings_are_runs_that_continue_where_they_were_killed(tmp_path, monkeypatch):
+    """Stopped after its checkpoint at 250 of 300 steps, a training ends with the same bits; with
+    another rate it starts anew.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "line_of_a_test.py").write_text(TASK)
+    (tmp_path / "plan.toml").write_text(
+        'train = "line_of_a_test:Line"\nseeds = [0, 1]\n[options]\nrate = [0.1, 0.01]'
+    )
+    plan = read_plan("plan.toml")
+    whole, errors = run_plan(plan, tmp_path / "whole", workers=1)
+    assert not errors and list(load_runs(whole)) == [
+        f"line-{seed}-rate={rate}" for seed in (0, 1) for rate in (0.1, 0.01)
+    ]
+    records = load_runs(whole)
+    slopes = {name: run["metrics"][0]["value"] for name, run in records.items()}
+    assert slopes["line-0-rate=0.1"] == pytest.approx(3, abs=1e-3) and len(set(slopes.values())) > 2
+    (tmp_path / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, tmp_path / "again", workers=1)
+    (tmp_path / "stop").unlink()
+    kept = tmp_path / "again" / "line-0-rate=0.1" / "checkpoint.safetensors"
+    before = kept.read_bytes()
+    resumed, errors = run_plan(plan, tmp_path / "again", workers=1)
+    assert not errors and resumed.read_bytes() == whole.read_bytes()
+    other = tmp_path / "again" / "line-0-rate=0.5" / "checkpoint.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(before)  # of another rate: not continued
+    (tmp_path / "plan.toml").write_text(
+        'train = "line_of_a_test:Line"\nseeds = [0]\n[options]\nrate = 0.5'
+    )
+    alone = [run_plan(read_plan("plan.toml"), tmp_path / d, workers=1)[0] for d in ("again", "new")]
+    assert alone[0].read_bytes() == alone[1].read_bytes()
+    sys.modules.pop("line_of_a_test", None)
+
+
+def test_a_training_that_cannot_be_made_is_one_failed_run(tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'train = "airlib.studies.hypernetwork:HypernetworkTask"\n[options]\nnrm = 0.0'
+    )
+    plan = read_plan(tmp_path / "plan.toml", {"seeds": 1})
+    path, errors = run_plan(plan, tmp_path / "out", workers=1)
+    assert errors == {"hypernetwork-0-nrm=0.0": "a hypernetwork has no number called 'nrm'"}
+    assert load_runs(path) == {}
 
 
 # --- what is refused, before anything runs -------------------------------------------------------
@@ -158,7 +283,19 @@ def test_flags_are_a_plan_too():
         ("seeds = [0, -1]", "seeds must be a list of whole numbers"),
         ("seeds = [0.5]", "seeds must be a list of whole numbers"),
         (f"seeds = [{'9' * 250}]", "is too long"),
-        ("protocol = 'quik'", "unknown protocol 'quik'; choose from quick, text, shown, full"),
+        (
+            "protocol = 'quik'",
+            "unknown protocol 'quik'; choose from quick, text, shown, full, none",
+        ),
+        ("grids = [3]", "grids must be tables such as {name ="),
+        ("grids = []", "grids must be tables such as {name ="),
+        ("grids = [{nam = 'a'}]", "unknown key 'nam'; choose from name, methods, options"),
+        ("grids = [{methods = 'a'}]", "methods must be a list of names, not 'a'"),
+        ("[[grids]]\n[options]\nsteps = 3", "options and grids are two ways"),
+        ("train = 3", "train must be a name, not 3"),
+        ("train = 'no_such:Task'", "cannot find the task 'no_such:Task'"),
+        ("train = 'json:loads'", "json:loads is no task of a training"),
+        ("train = 'a:B'\nrole = 'table'", "a plan that trains has no role"),
         ("options = 3", "options must be a table, not 3"),
         ("[options]\nt_int = 0.1", "nada has no option 't_int'; choose from steps, batch"),
         ("[options]\nsteps = []", "option 'steps' has no values"),
@@ -190,7 +327,8 @@ def test_a_bad_file_is_one_line(capsys, tmp_path, text, message):
     [
         (["missing.toml"], "cannot read the sweep file"),
         (["."], "cannot read the sweep file"),
-        (["plan.toml", "--methods", "air", "--seeds", "3"], "leave out --methods, --seeds"),
+        (["plan.toml", "--methods", "nda"], "unknown method 'nda'; choose from nada"),
+        (["knbs"], "shipped plans: diffusion_settings, hypernetwork, knobs"),
         (["plan.toml", "--scheduler", "nonsense"], "no Dask scheduler answers at 'nonsense'"),
         (["plan.toml", "--scheduler", "tcp://127.0.0.1:1"], "such as tcp://10.0.0.5:8786"),
     ],
@@ -228,7 +366,7 @@ def test_a_failed_run_is_reported_and_stops_no_other(capsys, tmp_path):
     with pytest.raises(FailedRuns, match="1 runs failed, 4 others are done") as found:
         plan = read_plan(tmp_path / "plan.toml")
         sweep(
-            "tiny", plan.methods, plan.pairs, plan.seeds, tmp_path, plan.overrides, 1,
+            plan.numbers(), plan.methods, plan.pairs, plan.seeds, tmp_path, 1,
             options=multiplied(plan.options),
         )  # fmt: skip
     assert list(found.value.errors) == [failed] and found.value.done[-1].stem.name == good

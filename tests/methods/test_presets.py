@@ -23,7 +23,7 @@ def test_a_preset_names_its_source_and_changes_numbers_that_the_profile_has(name
     found = preset(name)
     options = {key: value for key, value in found.options.items() if key != "mixing"}
     assert found.provenance and {"steps", "mixing"} <= found.options.keys()
-    checked = checked_options("paper", {}, "nada", options)  # names and types
+    checked = checked_options(load_profile("paper"), "nada", options)  # names and types
     assert dict(checked).keys() == options.keys()
     profile = load_profile("paper", found.overrides)
     assert profile.world.clip == tuple(found.clip)

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
+from airlib.experiments.plan import read_plan
+from airlib.experiments.runs import SHIPPED_HYPERNETWORK, load_runs
 from airlib.files import save_tensors
 from airlib.profiles import load_profile, pairs_of_role
 from airlib.results import Metric
 from airlib.studies.hypernetwork import (
     HypernetworkTask,
+    ablation_of,
     domains_in_words,
     half_way,
     load_hypernetwork,
@@ -27,6 +30,14 @@ from airlib.worlds import open_world
 @pytest.fixture(scope="module")
 def world():
     return open_world("tiny", "human")
+
+
+def test_the_shipped_trainings_are_those_of_the_plan():
+    known = load_runs(SHIPPED_HYPERNETWORK)
+    rows = ablation_of(known)
+    assert [row["trained with"] for row in rows] == list(read_plan("hypernetwork").grids_of_runs())
+    assert len(rows) == len(known)
+    assert all(0 < row["hypernetwork_seen_left"] < 1 for row in rows)
 
 
 def test_unseen_domains_are_in_no_list_and_all_are_pairs():

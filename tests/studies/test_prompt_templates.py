@@ -1,13 +1,18 @@
-"""Study 2: the misalignment of a prompt by hand, planted associations, and a restartable sweep."""
+"""Study 2: the misalignment of a prompt by hand, planted associations, and its runs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from airlib.clip_space.templates import NADA_TEMPLATES, templates_of
 from airlib.errors import AirlibError
+from airlib.experiments.plan import read_plan
+from airlib.experiments.runs import Run
+from airlib.experiments.sweep import sweep
 from airlib.profiles import load_profile
+from airlib.results import Metric
 from airlib.seeding import rng
 from airlib.studies.misalignment.offsets import spearman
 from airlib.studies.prompt_templates import (
@@ -22,16 +27,13 @@ from airlib.studies.prompt_templates import (
     pearson,
     spread,
 )
-from airlib.studies.template_sweep import (
+from airlib.studies.template_runs import (
     OUTCOMES,
-    TemplateRun,
-    known_runs,
-    largest_difference,
     matrix,
     misalignments,
+    options_of,
     over_seeds,
-    save_template_runs,
-    sweep_templates,
+    template_of,
     tried,
 )
 from airlib.worlds import open_world
@@ -177,28 +179,28 @@ def world():
     return open_world(load_profile("tiny", QUICK), "human")
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("runs")
-    return directory, sweep_templates("tiny", {"human-baby": WORDINGS}, [0, 1], directory, QUICK, 1)
+def test_the_plan_has_every_template_on_the_pairs_of_the_paper():
+    plan = read_plan("templates")
+    assert plan.options == {"templates": [*KINDS, ENSEMBLE]} and plan.methods == ("nada",)
+    assert list(plan.pairs) == PAPER["pairs"]
 
 
-def test_a_run_is_nada_with_that_template_scored_like_any_other(world, swept):
-    """The remembered source changes no bit; the scores are the world's own."""
-    directory, runs = swept
-    assert [run.key for run in runs] == [(t, "human-baby", s) for s in (0, 1) for t in WORDINGS]
-    expected = world.adapt("nada", "human-baby", 0, templates=WORDINGS[1])
-    found = runs[1].adaptation(directory)
+def test_a_run_is_nada_with_that_template_scored_like_any_other(world, tmp_path):
+    quick, template = load_profile("tiny", QUICK), WORDINGS[1]
+    [run] = sweep(quick, ["nada"], ["human-baby"], [0], tmp_path, 1, rows=(),
+                  options=options_of([template]))  # fmt: skip
+    assert template_of(run) == template
+    expected = world.adapt("nada", "human-baby", 0, templates=template)
+    found = run.adaptation()
     assert found.log == expected.log
     assert all(torch.equal(found.tensors[name], t) for name, t in expected.tensors.items())
     images = world.batches(expected.apply(world.generator), 20)
     scores = {m.name: m.value for m in world.score(images, "human-baby", "nada", 0)}
-    assert runs[1].values.keys() == {"misalignment", *OUTCOMES}
     for name in OUTCOMES:
-        assert runs[1].values[name] == pytest.approx(scores[name], rel=1e-5)
+        assert run.value(name) == pytest.approx(scores[name], rel=1e-5)
 
 
-def test_misalignment_of_a_prompt_is_that_of_its_offsets(world, swept):
+def test_misalignment_of_a_prompt_is_that_of_its_offsets(world):
     encoder, latents = world.space.encoders[0], world.z(20)
     with torch.no_grad():
         source = encoder.embed_images(world.generator(world.generator.map(latents)))
@@ -209,74 +211,24 @@ def test_misalignment_of_a_prompt_is_that_of_its_offsets(world, swept):
             a, b = encoder.embed_text([template.format("human"), template.format("baby")])
             expected = 1 - torch.cosine_similarity(target.mean(0) - source.mean(0), b - a, dim=0)
             assert found == pytest.approx(expected.item(), abs=1e-5)
-    recorded = matrix(swept[1], ["human-baby"], WORDINGS, "misalignment")[0]
-    torch.testing.assert_close(recorded, misalignments(world, "human-baby", WORDINGS))
+
+
+def run_of(template: str, pair: str, seed: int, value: float) -> Run:
+    run = Run(pair, "nada", seed, options=(("templates", template),))
+    return replace(run, metrics=(Metric("m", value, 1, None, "by hand", pair, run.label, seed),))
 
 
 def test_tables_of_runs_are_means_over_seeds_of_templates_tried_everywhere():
-    runs = [TemplateRun("x {}", "a", seed, {"m": value}) for seed, value in enumerate((1.0, 4.0))]
-    runs += [TemplateRun("y {}", "a", 0, {"m": 7.0}), TemplateRun("x {}", "b", 0, {"m": 0.0})]
-    runs += [TemplateRun(ENSEMBLE, pair, 0, {"m": 9.0}) for pair in "ab"]
+    runs = [run_of("x {}", "a", seed, value) for seed, value in enumerate((1.0, 4.0))]
+    runs += [run_of("y {}", "a", 0, 7.0), run_of("x {}", "b", 0, 0.0)]
+    runs += [run_of(ENSEMBLE, pair, 0, 9.0) for pair in "ab"]
     assert tried(runs, ["a"]) == ["x {}", "y {}"] and tried(runs, ["a", "b"]) == ["x {}"]
     assert over_seeds(runs, "a", ["y {}", "x {}"], "m") == [[7.0], [1.0, 4.0]]
     assert matrix(runs, ["a", "b"], ["x {}"], "m").tolist() == [[2.5], [0.0]]
 
 
-def test_a_killed_sweep_ends_with_the_same_file(swept, tmp_path):
-    """Half of the runs are there, one is half written, then the same call again."""
-    directory, runs = swept
-    for run in runs[:2]:
-        for suffix in (".json", ".jsonl", ".safetensors"):
-            source = run.file(directory, suffix)
-            (tmp_path / source.name).write_bytes(source.read_bytes())
-    runs[1].file(tmp_path, ".json").unlink()  # killed between the adaptation and its scores
-    runs[2].file(tmp_path, ".safetensors").write_bytes(b"half")
-    kept = runs[0].file(tmp_path, ".json")
-    stamp = kept.stat().st_mtime_ns
-    again = sweep_templates("tiny", {"human-baby": WORDINGS}, [0, 1], tmp_path, QUICK, 1)
-    assert kept.stat().st_mtime_ns == stamp
-    numbers = load_profile("tiny", QUICK)
-    whole = save_template_runs(runs, numbers, tmp_path / "whole.json", "by hand")
-    resumed = save_template_runs(again, numbers, tmp_path / "resumed.json", "by hand")
-    assert resumed.read_bytes() == whole.read_bytes()
-
-
-def test_known_runs_are_taken_while_numbers_and_weights_fit(swept, tmp_path):
-    _, runs = swept
-    numbers = load_profile("tiny", QUICK)
-    path = save_template_runs(runs, numbers, tmp_path / "all.json", "by hand")
-    known = known_runs(numbers, path)
-    assert known == runs and largest_difference(runs, known) == 0
-    changed = [TemplateRun(*run.key, {**run.values, "frechet": 1.25}) for run in runs]
-    there = [TemplateRun(*run.key, {"frechet": 1.0}) for run in runs]
-    assert largest_difference(changed, there) == pytest.approx(0.25)
-    assert largest_difference(runs, []) is None
-    assert known_runs(load_profile("tiny", {**QUICK, "methods.nada.steps": 3}), path) == []
-    assert known_runs(numbers, tmp_path / "missing.json") == []
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(AirlibError, match="run the sweep again"):
-        known_runs(numbers, path)
-
-
-def test_other_numbers_are_run_again(swept, tmp_path):
-    directory, runs = swept
-    source = runs[0].file(directory, ".json")
-    (tmp_path / source.name).write_bytes(source.read_bytes())
-    wanted = {"human-baby": WORDINGS[:1]}
-    longer = {**QUICK, "methods.nada.steps": 3}
-    (again,) = sweep_templates("tiny", wanted, [0], tmp_path, longer, 1)
-    assert again.values["misalignment"] == runs[0].values["misalignment"]
-    assert again.values["frechet"] != runs[0].values["frechet"]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "words"),
-    [
-        ({"human-bab": ["a {}"]}, "unknown pair 'human-bab'"),
-        ({"human-baby": ["a {}", "a photo"]}, "unknown templates 'a photo'"),
-    ],
-)
-def test_unknown_names_are_refused_before_anything_runs(wanted, words, tmp_path):
-    with pytest.raises(AirlibError, match=words):
-        sweep_templates("tiny", wanted, [0], tmp_path, QUICK, 1)
+def test_what_is_no_template_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(AirlibError, match="unknown templates 'a photo'"):
+        sweep("tiny", ["nada"], ["human-baby"], [0], tmp_path, 1,
+              options=options_of(["a {}", "a photo"]))  # fmt: skip
     assert not list(tmp_path.iterdir())

@@ -118,16 +118,16 @@ def test_distances_along_the_way_are_frechet_distances_of_its_models(world, sket
 
 
 def test_adaptations_are_those_of_the_world_and_made_once(world, tmp_path):
-    few = {"methods.nada.steps": 2, "evaluation.references": 60}
-    (made,) = adaptations_of("tiny", [("nada", "photo-sketch")], 3, tmp_path, few, workers=1)
+    few = load_profile("tiny", {"methods.nada.steps": 2})
+    (made,) = adaptations_of(few, [("nada", "photo-sketch")], 3, tmp_path, workers=1)
     expected = world.adapt("nada", "photo-sketch", 3, steps=2)
     assert made.tensors.keys() == expected.tensors.keys()
     assert all(torch.equal(made.tensors[name], value) for name, value in expected.tensors.items())
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    adaptations_of("tiny", [("nada", "photo-sketch")], 3, tmp_path, few, workers=1)
+    adaptations_of(few, [("nada", "photo-sketch")], 3, tmp_path, workers=1)
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    more = few | {"methods.nada.steps": 3}
-    (longer,) = adaptations_of("tiny", [("nada", "photo-sketch")], 3, tmp_path, more, workers=1)
+    more = load_profile("tiny", {"methods.nada.steps": 3})
+    (longer,) = adaptations_of(more, [("nada", "photo-sketch")], 3, tmp_path, workers=1)
     assert len(longer.log) == 3
 
 

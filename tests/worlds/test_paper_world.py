@@ -57,9 +57,8 @@ def test_the_clip_models_are_had_without_a_generator(world, monkeypatch):
 
 
 def test_a_sweep_of_the_paper_world_has_its_own_reference_rows(tmp_path):
-    numbers = load_profile("paper", dry_run=True)
-    overrides = {**numbers.dry_run, **SMALL}
-    runs = sweep("paper", ["nada"], ["human-baby"], [0], tmp_path / "runs", overrides, 1)
+    numbers = load_profile("paper", SMALL, dry_run=True)
+    runs = sweep(numbers, ["nada"], ["human-baby"], [0], tmp_path / "runs", 1)
     assert [run.method for run in runs] == ["source", "nada"]
 
 

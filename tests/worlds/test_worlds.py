@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.experiments.sweep import (
+from airlib.experiments.plan import read_plan
+from airlib.experiments.runs import (
     SHIPPED_DIFFUSION,
+    SHIPPED_KNOBS,
+    SHIPPED_ONE_SHOT,
+    SHIPPED_TEMPLATES,
     largest_difference,
     load_runs,
     save_runs,
-    sweep,
 )
+from airlib.experiments.sweep import known_of, sweep
 from airlib.profiles import load_profile, pairs_of_role
 from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.train_generator import world_generator
@@ -85,7 +89,7 @@ def test_damaged_weights_are_named(tmp_path):
 
 
 def test_a_sweep_is_restartable_and_keeps_what_it_has(tmp_path):
-    arguments = ("tiny", ["nada"], ["human-baby"], [0], tmp_path, QUICK, 1)
+    arguments = (load_profile("tiny", QUICK), ["nada"], ["human-baby"], [0], tmp_path, 1)
     first = sweep(*arguments)
     assert [run.method for run in first] == ["source", "prior", "truth", "nada"]
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -99,22 +103,23 @@ def test_a_sweep_is_restartable_and_keeps_what_it_has(tmp_path):
 
 
 def test_a_sweep_with_other_numbers_is_run_again(tmp_path):
-    sweep("tiny", ["nada"], ["human-baby"], [0], tmp_path, QUICK, 1)
+    arguments, longer = (["nada"], ["human-baby"], [0], tmp_path, 1), {"methods.nada.steps": 3}
+    sweep(load_profile("tiny", QUICK), *arguments)
     record = tmp_path / "human-baby-nada-0.json"
     before = json.loads(record.read_text())["inputs"]["method"]["steps"]
-    sweep("tiny", ["nada"], ["human-baby"], [0], tmp_path, {**QUICK, "methods.nada.steps": 3}, 1)
+    sweep(load_profile("tiny", QUICK | longer), *arguments)
     assert before == 2 and json.loads(record.read_text())["inputs"]["method"]["steps"] == 3
 
 
 def test_runs_of_another_machine_are_taken_over_while_they_fit(tmp_path):
-    arguments = ("tiny", ["nada"], ["human-baby"], [0])
-    first = sweep(*arguments, tmp_path / "there", QUICK, 1)
+    quick, arguments = load_profile("tiny", QUICK), (["nada"], ["human-baby"], [0])
+    first = sweep(quick, *arguments, tmp_path / "there", 1)
     shipped = load_runs(save_runs(first, tmp_path / "runs.json", "airlib sweep"))
-    taken = sweep(*arguments, tmp_path / "here", QUICK, 1, known=shipped)
+    taken = sweep(quick, *arguments, tmp_path / "here", 1, known=shipped)
     assert [run.metrics for run in taken] == [run.metrics for run in first]
     assert not (tmp_path / "here").exists()  # nothing was run
-    changed = {**QUICK, "methods.nada.steps": 3}
-    again = sweep(*arguments, tmp_path / "here", changed, 1, known=shipped)
+    changed = load_profile("tiny", {**QUICK, "methods.nada.steps": 3})
+    again = sweep(changed, *arguments, tmp_path / "here", 1, known=shipped)
     assert [p.stem for p in (tmp_path / "here").glob("*.json")] == ["human-baby-nada-0"]
     assert again[0].metrics == first[0].metrics and again[3].metrics != first[3].metrics
     assert largest_difference(first, shipped) == 0
@@ -140,6 +145,20 @@ def test_the_shipped_diffusion_runs_are_of_these_weights_and_numbers(tmp_path):
     runs = sweep("tiny", methods, pairs, range(3), tmp_path, known=known, protocol="full")
     assert len(runs) == len(pairs) * (3 + 2 * 3) >= 4 * 9
     assert not any(run.is_here for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("templates", SHIPPED_TEMPLATES), ("one_shot", SHIPPED_ONE_SHOT), ("knobs", SHIPPED_KNOBS)],
+)
+def test_the_shipped_runs_of_a_plan_are_of_these_weights_and_numbers(name, path):
+    """And no others are shipped; of some the reference rows are not."""
+    plan, known = read_plan(name), load_runs(path)
+    runs = [run for grid in plan.grids_of_runs().values() for run in grid]
+    found = known_of(runs, plan.numbers(), known, plan.protocol)
+    assert {run.stem.name for run in found} == known.keys()
+    rows = ("source", "prior", "truth", "mixed")
+    assert {run.stem for run in runs if run.method not in rows} <= {run.stem for run in found}
 
 
 TERMS = {  # of the last step, with anchors from the first quarter on

@@ -1,23 +1,21 @@
-"""The one-shot study: its reference, its rows and arms, and a sweep that can be killed."""
+"""The images of methods that are shown a picture: their reference, their rows, and their sweep."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
-from airlib.experiments.sweep import Run, save_runs
-from airlib.profiles import load_profile
-from airlib.studies.one_shot import (
-    MIXED,
-    OUTCOMES,
-    PLAIN,
-    images_of,
-    inputs_of,
-    known_metrics,
-    one_shot,
-)
+from airlib.evaluation.protocols import SHOWN_OUTCOMES
+from airlib.experiments.inputs import inputs_of
+from airlib.experiments.plan import read_plan
+from airlib.experiments.runs import Run, load_runs, save_runs
+from airlib.experiments.sweep import known_of, planned, sweep
+from airlib.profiles import Profile, load_profile
 from airlib.worlds import open_world
 from airlib.worlds.examples import example_of
+from airlib.worlds.image_sets import MIXED, PLAIN, images_of
 from airlib.worlds.tiny import TinyWorld
 
 PAIR, ARMS = "photo-cartoon", ("mtg_d_angle", "target_clip")
@@ -40,7 +38,12 @@ def world() -> TinyWorld:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> list[Run]:
-    return one_shot("tiny", ARMS, [PAIR], [0], tmp_path_factory.mktemp("runs"), QUICK, 1)
+    return shown(tmp_path_factory.mktemp("runs"))
+
+
+def shown(directory: Path) -> list[Run]:
+    numbers = load_profile("tiny", QUICK)
+    return sweep(numbers, ARMS, [PAIR], [0], directory, 1, protocol="shown")
 
 
 def test_the_reference_shows_the_target_and_nobody_who_is_scored(world):
@@ -68,7 +71,7 @@ def test_a_sweep_has_every_row_and_outcome_and_mind_the_gap_twice(swept):
         for metric in run.metrics:
             named[metric.method][metric.name] = metric.value
     assert named.keys() == {"source", "prior", "truth", MIXED, *ARMS, "mtg_d_angle" + PLAIN}
-    assert all(set(OUTCOMES) <= set(values) for values in named.values())
+    assert all(set(SHOWN_OUTCOMES) <= set(values) for values in named.values())
     assert named["truth"]["paired_l1"] == 0
     assert named["mtg_d_angle"]["paired_l1"] != named["mtg_d_angle" + PLAIN]["paired_l1"]
     overlap = next(m for m in swept[0].metrics if m.name == "precision")
@@ -86,31 +89,37 @@ def test_a_sweep_keeps_adaptations_that_draw_what_was_scored(swept, world):
 def test_a_killed_sweep_ends_with_the_same_file(swept, tmp_path):
     """One run is there, one is half written, the rest is not; then the same call again."""
     for run in swept[:4]:
-        kept = run.stem.with_suffix(".json")
+        kept = run.file(".json")
         (tmp_path / kept.name).write_bytes(kept.read_bytes())
-    half = swept[4].stem.with_suffix(".safetensors")
+    half = swept[4].file(".safetensors")
     (tmp_path / half.name).write_bytes(b"half")
-    again = one_shot("tiny", ARMS, [PAIR], [0], tmp_path, QUICK, 1)
+    again = shown(tmp_path)
     whole = save_runs(swept, tmp_path / "whole.json", "by hand")
     resumed = save_runs(again, tmp_path / "resumed.json", "by hand")
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_known_metrics_are_those_of_the_same_numbers(swept, tmp_path):
-    path, numbers = save_runs(swept, tmp_path / "all.json", "by hand"), load_profile("tiny", QUICK)
-    assert known_metrics(numbers, path) == [m for run in swept for m in run.metrics]
+def test_runs_are_known_while_the_numbers_are_the_same(swept, tmp_path):
+    known = load_runs(save_runs(swept, tmp_path / "all.json", "by hand"))
+    numbers = load_profile("tiny", QUICK)
+    wanted = planned(numbers, ARMS, [PAIR], [0], protocol="shown")
+    found = known_of(wanted, numbers, known, "shown")
+    assert [run.metrics for run in found] == [run.metrics for run in swept]
     changed = load_profile("tiny", {**QUICK, "arms.mtg_d_angle.steps": 3})
-    left = {metric.method for metric in known_metrics(changed, path)}
-    assert left == {"source", "prior", "truth", MIXED, "target_clip"}
-    assert known_metrics(load_profile("tiny"), path) == []
-    assert known_metrics(numbers, tmp_path / "missing.json") == []
+    left = [run.method for run in known_of(wanted, changed, known, "shown")]
+    assert left == ["source", "prior", "truth", MIXED, "target_clip"]
+    assert known_of(wanted, load_profile("tiny"), known, "shown") == []
+    assert known_of(wanted, numbers, known, "full") == []
 
 
 def test_a_run_depends_on_its_own_arm_and_loss_and_on_the_inversion():
     def differ(key: str, value: float) -> set[str]:
         changed = load_profile("tiny", {key: value})
         names = ("mtg", "mtg_d", "nada_image", MIXED)
-        return {n for n in names if inputs_of(PAIR, n, numbers) != inputs_of(PAIR, n, changed)}
+        return {n for n in names if inputs(n, numbers) != inputs(n, changed)}
+
+    def inputs(name: str, profile: Profile) -> dict:
+        return inputs_of(Run(PAIR, name, 0), profile, "shown")
 
     numbers = load_profile("tiny")
     assert differ("arms.mtg_d.steps", 7) == {"mtg_d"}
@@ -119,14 +128,10 @@ def test_a_run_depends_on_its_own_arm_and_loss_and_on_the_inversion():
     assert differ("one_shot.inversion.steps", 7) == {"mtg", "mtg_d", "nada_image", MIXED}
 
 
-def test_the_shipped_runs_are_those_of_the_profile_on_pairs_and_seeds_that_chose_nothing():
-    numbers = load_profile("tiny")
-    study, metrics = numbers.one_shot, known_metrics(numbers)
-    runs = {(m.pair, m.method, m.seed) for m in metrics if not m.method.endswith(PLAIN)}
-    rows = ("source", "prior", "truth", MIXED)
-    wanted = {(pair, row, 0) for pair in study.pairs for row in rows}
-    wanted |= {(p, arm, s) for p in study.pairs for arm in study.arms for s in (0, 1, 2)}
-    assert runs == wanted
+def test_the_plan_is_that_of_the_profile_on_pairs_that_chose_nothing():
+    numbers, plan = load_profile("tiny"), read_plan("one_shot")
+    study = numbers.one_shot
+    assert (plan.methods, plan.pairs) == (study.arms, study.pairs)
     assert all(numbers.pairs[pair].role == "table" for pair in study.pairs)
 
 
@@ -139,7 +144,7 @@ def test_the_shipped_runs_are_those_of_the_profile_on_pairs_and_seeds_that_chose
 )
 def test_unknown_names_are_refused_before_anything_runs(arms, pairs, words, tmp_path):
     with pytest.raises(AirlibError, match=words):
-        one_shot("tiny", arms, pairs, [0], tmp_path / "runs", QUICK, 1)
+        sweep("tiny", arms, pairs, [0], tmp_path / "runs", 1, protocol="shown")
     assert not (tmp_path / "runs").exists()
 
 
