@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def import_all(modules: Sequence[str]) -> None:
             ) from error
 
 
-@cache
+@lru_cache(maxsize=4)
 def world_of(profile: Profile, source: str) -> World:
     """The world of a sweep's jobs, opened once per process."""
     return open_world(profile, source)

@@ -9,7 +9,6 @@ The plan "templates" has all of them (`airlib sweep templates`); its runs are sh
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from airlib.clip_space.templates import templates_of
 from airlib.experiments.runs import Run
 from airlib.studies.prompt_templates import ENSEMBLE, offset_misalignment
 from airlib.worlds import World
+from airlib.worlds.memory import remembered
 
 OUTCOMES = ("frechet", "frechet_vit", "paired_feature", "clip_distance")
 
@@ -70,7 +70,7 @@ def misalignments(world: World, pair: str, templates: Sequence[str]) -> Tensor:
     return offset_misalignment(_image_offset(world, pair), torch.stack(directions).cpu())
 
 
-@cache
+@remembered
 def _image_offset(world: World, pair: str) -> Tensor:
     """Mean image embedding of the target minus that of the source: [D]."""
     encoder = world.space.encoders[0]

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,6 +27,7 @@ from airlib.results import Metric
 from airlib.seeding import rng
 from airlib.worlds.examples import example_of, picture_of
 from airlib.worlds.inverting import perceptual_of
+from airlib.worlds.memory import remembered
 from airlib.worlds.numbers import changed, is_by_picture, loop_defaults, method_of, numbers_of
 
 
@@ -157,7 +157,7 @@ class World(ABC):
         """The target of a pair in words, the same ones whatever templates a method is given."""
         return [template.format(self.pair(pair).target_class) for template in NADA_TEMPLATES]
 
-    @cache  # noqa: B019 - a world lives as long as its notebook
+    @remembered
     def reference(self, pair: str) -> Reference:
         """The target domain of a pair, as the metrics see it."""
         return self.reference_of(pair, self.reference_images(pair))

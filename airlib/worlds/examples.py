@@ -6,13 +6,13 @@ example.inversion.latents    # [1, num_ws, w_dim]: the source's image that resem
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from airlib.editing.inversion import Inversion, InversionConfig, invert
 from airlib.worlds.inverting import perceptual_of, prior_of
+from airlib.worlds.memory import remembered
 
 if TYPE_CHECKING:
     from airlib.worlds.base import World
@@ -38,7 +38,7 @@ def picture_of(world: "World", pair: str) -> Tensor:
     return next(iter(world.reference_images(pair)))[:1]
 
 
-@cache
+@remembered
 def example_of(world: "World", pair: str) -> Example:
     """The picture of a pair and its inversion by the numbers of the profile's [one_shot.inversion].
 

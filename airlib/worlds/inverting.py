@@ -6,7 +6,6 @@
 Numbers are those of the profile's tables [inversion] (StyleGAN2) and [manipulation] (diffusion).
 """
 
-from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from airlib.assets.store import asset_file
@@ -23,6 +22,7 @@ from airlib.generators.e4e import E4e, E4eConfig
 from airlib.generators.restyle import Restyle
 from airlib.seeding import rng
 from airlib.tinyworld.inversion_encoder import load_encoder
+from airlib.worlds.memory import remembered
 
 if TYPE_CHECKING:
     from airlib.worlds.base import World
@@ -60,7 +60,7 @@ def inverter_of(world: "World", way: Way | None = None) -> Inverter:
     return BySearch(world.stylegan2, perceptual, prior, alone)
 
 
-@cache
+@remembered
 def _encoder(world: "World") -> InversionEncoder | None:
     """That of the profile for the world's source: the shipped one, a published one, or none."""
     name, weights = world.profile.inversion.encoders[world.source], world.profile.networks.weights
@@ -82,7 +82,7 @@ def _prior(world: "World") -> PNorm:
     return prior_of(world, numbers.prior_samples, numbers.prior_floor)
 
 
-@cache
+@remembered
 def _curvature(world: "World") -> Curvature:
     numbers = world.profile.inversion
     return Curvature.of(
@@ -91,7 +91,7 @@ def _curvature(world: "World") -> Curvature:
     )  # fmt: skip
 
 
-@cache
+@remembered
 def prior_of(world: "World", samples: int, floor: float) -> PNorm:
     """The P-norm prior of the source's latents, from `samples` of them. floor: see `PNorm.of`."""
     return PNorm.of(world.stylegan2, samples, rng(0, "p-norm"), floor)

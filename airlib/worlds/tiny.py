@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -31,6 +30,7 @@ from airlib.tinyworld.train_generator import (
     world_generator,
 )
 from airlib.worlds.base import World
+from airlib.worlds.memory import remembered
 from airlib.worlds.numbers import is_by_picture, is_method
 
 SOURCES = {domain.species: domain for domain in train_generator.SOURCES}
@@ -122,7 +122,7 @@ class TinyWorld(World):
         """Directional loss of true targets, and of images [N, 3, H, W] of the first N of `z`."""
         return self._gap_reference(pair, len(images)).reached_by(images)
 
-    @cache  # noqa: B019 - a world lives as long as its notebook
+    @remembered
     def _gap_reference(self, pair: str, n: int) -> GapReference:
         numbers = self.numbers("nada", pair)
         nada = self.objective("nada", pair, numbers, seed=0)

@@ -67,7 +67,7 @@ def test_the_corpus_has_at_least_fifty_files_and_its_payloads_are_real(tmp_path)
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_file_is_one_error_that_names_it(name, corpus):
-    """And nothing is written; a file that hangs the reader runs into the time limit of the suite."""
+    """And nothing is written. A file that hangs the reader runs into the time limit."""
     path, before = corpus / name, sorted(corpus.iterdir())
     for reader in READERS:
         with pytest.raises(AirlibError) as caught:
