@@ -1,5 +1,6 @@
 # make reproduce    run every notebook with the tiny profile and write runs/report.html
 # make test         run the test suite, the short notebooks included
+# make quick        run the tests that take no time: what to run while changing something
 # make lint         check style, format and types
 # make browser      move the widgets of a notebook in the Chromium of this machine
 #
@@ -13,14 +14,20 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 NOTEBOOKS = $(wildcard notebooks/0[01]_*.ipynb)
 
-.PHONY: reproduce test lint browser
+# A process for each core, up to four, with one thread each: threads would wait for one another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --timeout=900 \
+	-n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: reproduce test quick lint browser
 
 reproduce: $(INSTALLED)
 	$(BIN)/airlib reproduce $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -rs --timeout=900 $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) \
-		tests $(NOTEBOOKS) $(ARGS)
+	$(PYTEST) $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) tests $(NOTEBOOKS) $(ARGS)
+
+quick: $(INSTALLED)
+	$(PYTEST) -m "not slow" tests $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
@@ -29,7 +36,7 @@ lint: $(VENV)/lint
 
 browser: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --editable '.[notebooks,test,browser]'
-	$(BIN)/python -m pytest -q -rsP tests/test_browser.py $(ARGS)
+	$(BIN)/python -m pytest -q -rsP tests/showing/test_browser.py $(ARGS)
 
 $(VENV)/lint: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --editable '.[notebooks,test,lint]'

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.experiments.plan import read_plan
+from airlib.experiments.plan import Plan, run_plan
+from airlib.experiments.runs import load_runs
 from airlib.methods.registry import METHODS, register_method
 from airlib.seeding import rng
 
@@ -63,11 +64,19 @@ def test_the_generator_is_adapted(pasted):
     assert set(result.tensors) == {"paint.weight", "paint.bias"}
 
 
-def test_the_plan_is_one(pasted, tmp_path):
-    (plan,) = re.findall(r"^```toml\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
-    path = tmp_path / "plan.toml"
-    path.write_text(plan)
-    assert read_plan(path).methods == tuple(tomllib.loads(plan)["methods"])
+def test_the_plan_sweeps_the_new_method_and_parameterization(pasted, tmp_path):
+    """With fewer steps and images; what its import would register is there."""
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    values = tomllib.loads(text)
+    assert values.pop("imports") == ["my_methods"]
+    values["options"] |= {"steps": 2, "batch": 2}
+    small = {"evaluation.samples": 8, "evaluation.references": 16}
+    path, errors = run_plan(Plan.of({**values, "overrides": small}), tmp_path, workers=1)
+    runs = [run for run in load_runs(path).values() if run["inputs"].get("options")]
+    assert not errors and len(runs) == 2 * 2 * 2
+    swept = {(run["metrics"][0]["method"], run["metrics"][0]["value"]) for run in runs}
+    assert len(swept) == 8  # no two moved the same
+    assert "global_clip batch=2 parameterization=channel_gains steps=2" in dict(swept)
 
 
 def test_a_name_belongs_to_one_class_and_a_method_needs_its_parts(pasted):
