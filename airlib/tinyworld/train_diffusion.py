@@ -111,7 +111,9 @@ class DiffusionTask:
         """Squared error of the noise predicted in one batch, with min-SNR weights."""
         pick = self.rows[torch.randint(0, len(self.rows), (self.batch,), generator=rng)]
         t = spread_times(self.batch, rng)
-        error = noise_error(self.network, to_floats(self.images[pick]), self.domains[pick], t, rng)
+        images = to_floats(self.images[pick])
+        with torch.autocast("cpu", torch.bfloat16):
+            error = noise_error(self.network, images, self.domains[pick], t, rng)
         snr = ABAR[t] / (1 - ABAR[t])
         return (error * (MIN_SNR / snr).clamp(max=1)).mean()
 
@@ -188,8 +190,7 @@ def noise_error(
     """
     epsilon = torch.randn(images.shape, generator=rng)
     x = add_noise(images, epsilon, t)
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = network(x, t, condition(domains))
+    predicted = network(x, t, condition(domains))
     return (predicted.float() - epsilon).square().mean(dim=(1, 2, 3))
 
 
