@@ -1,5 +1,6 @@
 """What several test files share: the command line in a subprocess, and small notebooks to run."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import open_clip
 import pytest
 
 PARAMETERS = """\
@@ -24,10 +26,31 @@ session = setup("{name}", profile, seed, out_dir, overrides, dry_run)"""
 FINISH = "session.finish()"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files come first, so that no process is left with them while the others are done."""
+    first = "test_other_device", "test_notebooks"
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: item.path.stem not in first)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither use nor fill the user's cache."""
     os.environ.setdefault("AIRLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def shallow_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLIP models with random weights have all their widths and two layers, for speed."""
+    whole = open_clip.get_model_config
+
+    def shallow(name: str) -> dict:
+        config = copy.deepcopy(whole(name))
+        for part in ("vision_cfg", "text_cfg"):
+            config[part]["layers"] = 2
+        return config
+
+    monkeypatch.setattr(open_clip, "get_model_config", shallow)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from airlib.experiments.runs import load_runs
 from airlib.methods.registry import METHODS, register_method
 from airlib.seeding import rng
 
+pytestmark = pytest.mark.slow  # adapts and scores
+
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 

@@ -12,10 +12,12 @@ from other_device import DEVICE, other_device
 from airlib.results import load_results
 from airlib.worlds import paper
 
+pytestmark = pytest.mark.slow  # runs every notebook on a pretended device
+
 matplotlib.pyplot.switch_backend("agg")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb"))
-SMALL = {  # the generators, for speed; CLIP has its real size
-    "sources.ffhq.resolution": 64,
+SMALL = {  # the generators, for speed
+    "sources.ffhq.resolution": 32,
     "sources.diffusion-ffhq.resolution": 32,
     "diffusion.checkpointing": False,  # torch.utils.checkpoint knows real devices only
 }
@@ -23,7 +25,7 @@ UNET = paper.P2_CONFIG | {"sample_size": 32, "block_out_channels": (64,) * 6}
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path, monkeypatch, shallow_clip):
     """PaperWorld opens its networks on the second device."""
     monkeypatch.setenv("AIRLIB_ASSETS", str(tmp_path / "assets"))
     monkeypatch.setattr(paper, "_device", lambda: DEVICE)

@@ -16,6 +16,8 @@ import yaml
 
 import airlib
 
+pytestmark = pytest.mark.slow  # builds the package and runs its tests
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -34,7 +34,6 @@ from airlib.images.folders import ImageSet, open_image_set, save_images
 from airlib.profiles import load_profile
 from airlib.progress import track
 from airlib.worlds import WORLDS, World, open_space
-from airlib.worlds.memory import remembered
 
 FORMAT = 1  # of the cache: raise it when drawing or embedding an image gives other numbers
 
@@ -137,7 +136,7 @@ class _Task:
         return Scored(self.name, _not_empty(self.name, scores))
 
 
-@remembered
+@cache
 def _reference(world: World, pair: str, given: ImageSet | None) -> Reference:
     """The target domain, by the world's own images or by those given."""
     if given is None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airlib.profiles import Profile
 from airlib.tinyworld.shipped import DIFFUSION_FOUNDATION, weights_fingerprint
-from airlib.worlds.image_sets import SHOWN
 from airlib.worlds.numbers import is_by_picture, is_method, numbers_of
+from airlib.worlds.scored_images import SHOWN
 
 if TYPE_CHECKING:
     from airlib.experiments.runs import Run

@@ -29,8 +29,8 @@ from airlib.experiments.trainings import train, training_inputs
 from airlib.profiles import Profile, load_profile
 from airlib.results import Metric
 from airlib.worlds import WORLDS, World, open_world
-from airlib.worlds.image_sets import image_sets, rows_of
 from airlib.worlds.numbers import changed, is_method, numbers_of
+from airlib.worlds.scored_images import rows_of, scored_images
 
 UNSCORED = "none"  # in place of a protocol: adaptations are made and saved, nothing is measured
 
@@ -188,7 +188,7 @@ def _adapted(run: Run, profile: Profile, protocol: str) -> list[Metric]:
             return []
         generator = adaptation.apply(world.generator)
     metrics: list[Metric] = []
-    for name, batches in image_sets(world, run.method, run.pair, generator, protocol).items():
+    for name, batches in scored_images(world, run.method, run.pair, generator, protocol).items():
         scores = world.score(batches, run.pair, name, run.seed, protocol)
         label = label_of(name, dict(run.options))
         metrics += [replace(metric, method=label) for metric in scores]

@@ -26,6 +26,7 @@ from airlib.tinyworld.held_out import HELD_OUT, is_held_out
 from airlib.tinyworld.pool import Pool, load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.tiny_clip import build_model, load_tokenizer, model_config
+from airlib.training.precision import reduced_precision
 
 BATCH = 192
 POOL_SIZE = 120_000  # shared by all trainings
@@ -80,14 +81,14 @@ class ClipTask:
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Captions -> unit features [B, 128], computed in bfloat16."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             features = self.model.encode_text(self.tokenizer(texts))
         return F.normalize(features.float(), dim=-1)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, 64, 64] in [-1, 1] -> unit features [B, 128], computed in bfloat16."""
         pixels = self.preprocess(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             features = self.model.encode_image(pixels)
         return F.normalize(features.float(), dim=-1)
 

@@ -46,6 +46,7 @@ from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.train_generator import CONFIG as STYLEGAN2_CONFIG
 from airlib.tinyworld.train_generator import SOURCES, condition
 from airlib.training.muon import Muon
+from airlib.training.precision import reduced_precision
 
 RESOLUTION = 32
 CONFIG = {  # of diffusers.UNet2DModel
@@ -112,7 +113,7 @@ class DiffusionTask:
         pick = self.rows[torch.randint(0, len(self.rows), (self.batch,), generator=rng)]
         t = spread_times(self.batch, rng)
         images = to_floats(self.images[pick])
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             error = noise_error(self.network, images, self.domains[pick], t, rng)
         snr = ABAR[t] / (1 - ABAR[t])
         return (error * (MIN_SNR / snr).clamp(max=1)).mean()

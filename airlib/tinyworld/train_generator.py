@@ -33,6 +33,7 @@ from airlib.tinyworld.pool import FIXED_SHARES, load_pool, sample_domains
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.shipped import WEIGHTS
 from airlib.training.muon import Muon
+from airlib.training.precision import reduced_precision
 
 CONFIG = StyleGAN2Config(
     resolution=64, z_dim=LATENT_DIM, w_dim=128, c_dim=len(SPECIES) + len(AGES) + len(STYLES),
@@ -153,7 +154,7 @@ class GeneratorTask:
         targets = self.pool.pictures(pick)
         w = self.network.mapping(self.pool.latents[pick], condition(self.pool.domains[pick]))
         ws = w[:, None].expand(-1, self.network.num_ws, -1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             images = self.network.synthesis(ws, resolution=resolution).float()
         return pyramid_loss(images, F.avg_pool2d(targets, 64 // resolution))
 

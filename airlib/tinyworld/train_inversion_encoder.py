@@ -29,6 +29,7 @@ from airlib.tinyworld.pool import load_pool
 from airlib.tinyworld.renderer import render
 from airlib.tinyworld.train_generator import SOURCES, condition, world_generator
 from airlib.tinyworld.train_judge import POOL_SIZE
+from airlib.training.precision import reduced_precision
 
 LESSON_SHARE, LESSON_BATCH = 0.6, 128  # of the steps that ask for w alone, and of renders in each
 BATCH = 32
@@ -80,7 +81,7 @@ class EncoderTask:
         """Loss of reconstructions: pixels, judge maps, and lambda_w times the error of w."""
         images, known = self.batch(rng)
         latents = self._encode(images)
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             drawn = self.generator(latents)
             maps = self.perceptual.embed(drawn) - self.perceptual(images)
         pixels = (drawn.float() - images).abs().mean()
@@ -96,7 +97,7 @@ class EncoderTask:
         renders, known = self._renders(n, rng)
         kinds = self.domains[torch.randint(len(self.domains), (n,), generator=rng)]
         latents = self._latents(torch.randn(n, LATENT_DIM, generator=rng), kinds)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), reduced_precision():
             drawn = self.generator(latents).float().clamp(-1, 1)
         return torch.cat([renders, drawn]), torch.cat([known, latents])
 
@@ -106,7 +107,7 @@ class EncoderTask:
         return self.pool.pictures(rows), known
 
     def _encode(self, images: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             return self.encoder(images.contiguous(memory_format=torch.channels_last))
 
     def _off(self, latents: Tensor, known: Tensor) -> Tensor:

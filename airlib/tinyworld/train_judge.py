@@ -21,6 +21,7 @@ from airlib.tinyworld.domains import AGES, SPECIES, STYLES
 from airlib.tinyworld.exam import examine
 from airlib.tinyworld.judge import ConvJudge, VitJudge
 from airlib.tinyworld.pool import load_pool
+from airlib.training.precision import reduced_precision
 
 BATCH = 128
 ATTACKED = BATCH // 4
@@ -75,7 +76,7 @@ class JudgeTask:
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
         """The heads' outputs, computed in bfloat16."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             outputs = self.judge(images.contiguous(memory_format=torch.channels_last))
         return {name: output.float() for name, output in outputs.items()}
 

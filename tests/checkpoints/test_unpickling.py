@@ -23,6 +23,8 @@ from airlib.checkpoints.nvlabs import read_nvlabs
 from airlib.checkpoints.unpickling import PersistentObject, read_pickle, read_torch
 from airlib.errors import AirlibError
 
+pytestmark = pytest.mark.slow  # reads a thousand hostile files
+
 TESTS = Path(__file__).parent
 READERS = (read_nvlabs, read_torch, import_file)
 

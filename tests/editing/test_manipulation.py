@@ -23,6 +23,8 @@ from airlib.studies import edits as study
 from airlib.worlds import World, open_world
 from airlib.worlds.inverting import inverter_of
 
+pytestmark = pytest.mark.slow  # searches latents
+
 SOURCE = DiffusionGenerator(small_unet(), steps=3)
 SCHEDULE = DdimSchedule(t0=400, inversion_steps=5, steps=4)
 PERCEPTUAL = PerceptualEmbedding(lambda images: [F.avg_pool2d(images, size) for size in (2, 4)])

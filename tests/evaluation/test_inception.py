@@ -22,6 +22,8 @@ from airlib.evaluation.perceptual import scaled_down
 from airlib.evaluation.protocols import Scores, scores_of
 from airlib.seeding import rng
 
+pytestmark = pytest.mark.slow  # opens networks of full size
+
 PAIRED = {"paired_feature", "paired_l1", "paired_edge"}  # need true targets
 
 

@@ -23,6 +23,8 @@ from airlib.images.folders import save_images
 from airlib.profiles import load_profile
 from airlib.worlds import open_world
 
+pytestmark = pytest.mark.slow  # adapts and scores
+
 PAIR = "human-baby"
 QUICK = {
     "evaluation.samples": 60,

@@ -33,6 +33,8 @@ from airlib.experiments.sweep import FailedRuns, sweep
 from airlib.methods.registry import METHODS
 from airlib.results import Metric
 
+pytestmark = pytest.mark.slow  # starts processes and kills them
+
 SMALL = """
 [overrides]
 "evaluation.samples" = 20

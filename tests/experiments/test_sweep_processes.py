@@ -12,6 +12,8 @@ import torch
 
 from airlib.experiments.processes import in_processes
 
+pytestmark = pytest.mark.slow  # starts processes and kills them
+
 
 def job(number: int, fate: str) -> tuple[int, int, int]:
     if fate == "dies":

@@ -13,6 +13,8 @@ from airlib.reproduction.parameters import parameter_cell
 from airlib.reproduction.runner import reproduce
 from airlib.results import load_results
 
+pytestmark = pytest.mark.slow  # runs every notebook
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))

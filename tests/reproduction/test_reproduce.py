@@ -17,6 +17,8 @@ from airlib.reproduction.report import write_report
 from airlib.reproduction.runner import find_notebooks, make_plans, reproduce, select
 from airlib.results import Metric, Record
 
+pytestmark = pytest.mark.slow  # runs notebooks
+
 PNG = bytes.fromhex(  # one white pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
     "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"

@@ -7,6 +7,8 @@ import pytest
 from airlib.errors import AirlibError
 from airlib.studies.check_tiny import NETWORKS, SECOND_SEEDS, check_tiny, compare, load_record
 
+pytestmark = pytest.mark.slow  # measures every shipped network
+
 
 def test_shipped_weights_are_what_their_records_say():
     measured = check_tiny(quick=True)

@@ -26,6 +26,8 @@ from airlib.training import loop as training
 from airlib.training.loop import TrainingRun
 from airlib.worlds import open_world
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def world():

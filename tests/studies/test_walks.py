@@ -27,6 +27,8 @@ from airlib.tinyworld.renderer import render
 from airlib.worlds import World, open_world
 from airlib.worlds.inverting import WAYS, inverter_of, perceptual_of
 
+pytestmark = pytest.mark.slow  # adapts and scores
+
 # --- files ---------------------------------------------------------------------------------------
 
 FRAMES = torch.linspace(-1, 1, 4)[:, None, None, None].expand(4, 3, 8, 8)

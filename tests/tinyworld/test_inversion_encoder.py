@@ -19,6 +19,8 @@ from airlib.tinyworld.train_generator import SOURCES, condition
 from airlib.tinyworld.train_inversion_encoder import BATCH, EncoderTask, held_out, recognised
 from airlib.training.loop import TrainingRun
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def task() -> EncoderTask:

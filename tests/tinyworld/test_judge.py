@@ -15,6 +15,8 @@ from airlib.tinyworld.exam import LINKS, Exhibits, exam_table, examine, other_sp
 from airlib.tinyworld.judge import ConvJudge, VitJudge, load_judge
 from airlib.tinyworld.train_judge import JudgeTask, VitJudgeTask
 
+pytestmark = pytest.mark.slow  # trains
+
 SHAPES = {  # of the maps of the small networks below
     ConvJudge: [(8, 32, 32), (16, 16, 16), (32, 8, 8), (32, 8, 8)],
     VitJudge: [(16, 8, 8), (16, 8, 8)],

@@ -32,6 +32,8 @@ from airlib.tinyworld.train_diffusion import (
 from airlib.tinyworld.train_generator import condition
 from airlib.training.loop import TrainingRun
 
+pytestmark = pytest.mark.slow  # trains
+
 MINIATURE = CONFIG | {"block_out_channels": [16, 16, 16], "attention_head_dim": 8}
 
 

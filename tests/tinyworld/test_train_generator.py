@@ -24,6 +24,8 @@ from airlib.tinyworld.train_generator import (
 )
 from airlib.worlds.tiny_diffusion import PREFIX
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def rows(domain: Domain, n: int) -> torch.Tensor:
     return torch.tensor(domain.index).expand(n, 3)

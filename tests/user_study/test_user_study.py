@@ -32,6 +32,8 @@ from airlib.user_study.study import (
     simulate,
 )
 
+pytestmark = pytest.mark.slow  # answers a thousand questions
+
 STRENGTHS = {"secret-alpha": 0.6, "secret-beta": 0.3, "secret-gamma": 0.1}
 METHODS = tuple(STRENGTHS)
 SHADES = dict(zip(METHODS, (-0.8, 0.0, 0.8), strict=True))  # how a test tells pictures apart

@@ -9,6 +9,8 @@ from airlib.experiments.sweep import sweep
 from airlib.profiles import load_profile
 from airlib.worlds import open_space, open_world, paper
 
+pytestmark = pytest.mark.slow  # opens networks of full size
+
 SMALL = {"sources.ffhq.resolution": 64}  # otherwise the dry run of a published generator
 
 

@@ -22,6 +22,8 @@ from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.train_generator import world_generator
 from airlib.worlds import open_world
 
+pytestmark = pytest.mark.slow  # adapts and scores
+
 QUICK = {
     "evaluation.samples": 20,
     "evaluation.references": 30,

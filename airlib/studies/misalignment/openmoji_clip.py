@@ -42,6 +42,7 @@ from airlib.studies.misalignment.datasets import open_dataset
 from airlib.tinyworld.tiny_clip import build_model, vocabulary_text
 from airlib.tinyworld.train_clip import contrastive_loss
 from airlib.training.loop import TrainingRun
+from airlib.training.precision import reduced_precision
 
 FOLDER = Path(__file__).parent / "weights"
 NAME = "openmoji_clip"
@@ -169,7 +170,7 @@ class OpenMojiClipTask:
         chosen = [labels[i] for i in torch.randperm(len(labels), generator=rng)[:BATCH]]
         images = torch.stack([_pick(self.taught[label], rng) for label in chosen])
         texts = [_pick(TEMPLATES, rng).format(label) for label in chosen]
-        with torch.autocast("cpu", torch.bfloat16):
+        with reduced_precision():
             pixels = self.preprocess(augment(images, rng))
             image_features = self.model.encode_image(
                 pixels.contiguous(memory_format=torch.channels_last)

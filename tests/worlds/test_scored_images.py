@@ -15,8 +15,10 @@ from airlib.experiments.sweep import known_of, planned, sweep
 from airlib.profiles import Profile, load_profile
 from airlib.worlds import open_world
 from airlib.worlds.examples import example_of
-from airlib.worlds.image_sets import MIXED, PLAIN, images_of
+from airlib.worlds.scored_images import MIXED, PLAIN, images_of
 from airlib.worlds.tiny import TinyWorld
+
+pytestmark = pytest.mark.slow  # adapts and scores
 
 PAIR, ARMS = "photo-cartoon", ("mtg_d_angle", "target_clip")
 QUICK = {

@@ -1,6 +1,6 @@
 """Which images of an adaptation are scored.
 
-    sets = image_sets(world, "mtg_d", "photo-sketch", adapted, "shown")
+    sets = scored_images(world, "mtg_d", "photo-sketch", adapted, "shown")
     sets.keys()               # "mtg_d": fine styles of the reference; "mtg_d_plain": none
 
 Images are drawn from the first of the world's latents, the same ones for every method. The protocol
@@ -40,7 +40,7 @@ def images_of(
     return DrawnBatches(generator, w, world.as_scored)
 
 
-def image_sets(
+def scored_images(
     world: World, name: str, pair: str, adapted: Generator | None, protocol: str
 ) -> dict[str, Iterable[Tensor]]:
     """Images under the names that their metrics shall have.
