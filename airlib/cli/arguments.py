@@ -50,7 +50,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_places(published)
     _add_train(add("train-tiny", "train one network of the tiny world again"))
     check = add("check-tiny", "measure again what the shipped weights claim")
-    check.add_argument("--quick", action="store_true", help="leave out exam and truth gap")
+    quick = "leave out exam, diffusion samples and truth gap"
+    check.add_argument("--quick", action="store_true", help=quick)
     _add_sweep(add("sweep", "adapt and score pairs with every method, seed and option"))
     _add_evaluate(add("evaluate", "score adaptations, or images from any tool"))
     _add_fetch(add("fetch", "download and verify published weights and data"))

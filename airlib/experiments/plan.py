@@ -72,7 +72,7 @@ class Plan:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], command: str = "") -> "Plan":
-        """Check the types of a file's values; the names in them are checked by `runs`."""
+        """Check the types of a file's values; the names in them are checked by `grids_of_runs`."""
         _check_values(values, [field.name for field in fields(cls) if field.name != "command"])
         for one, other in (("role", "pairs"), ("options", "grids")):
             if one in values and other in values:
@@ -121,6 +121,18 @@ class Plan:
                 )
             found.setdefault(grid.name, []).extend(runs)
         return found
+
+    def grids_in(self, known: Mapping[str, Any]) -> dict[str, list[Run]]:
+        """Select from `grids_of_runs` what is in `known` (`load_runs`), with the metrics of there,
+        whatever they were made from.
+        """
+        return {
+            name: [
+                run.with_metrics(known[run.stem.name]["metrics"])
+                for run in runs if run.stem.name in known
+            ]
+            for name, runs in self.grids_of_runs().items()
+        }  # fmt: skip
 
 
 def _check_values(values: Mapping[str, Any], keys: Sequence[str]) -> None:

@@ -9,11 +9,10 @@ of the same latent. The record says what was tried, what may move at which learn
 the alternatives to the frozen settings would have given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from airlib.experiments.plan import Plan
-from airlib.experiments.runs import Run
 
 
 def summarise(
@@ -24,10 +23,7 @@ def summarise(
 
     plan: its grids are the groups. known: records of its runs (`load_runs`).
     """
-    grids = {
-        group: [run.with_metrics(known[run.stem.name]["metrics"]) for run in _in(known, runs)]
-        for group, runs in plan.grids_of_runs().items()
-    }
+    grids = plan.grids_in(known)
     source = {run.pair: run.value(metric) for run in grids.pop("") if run.method == "source"}
     table = []
     for group, runs in grids.items():
@@ -40,10 +36,6 @@ def summarise(
             mean = _mean(list(shares.values()))
             table.append({"group": group, "candidate": name, "mean": mean, **shares})
     return sorted(table, key=lambda row: (row["group"], row["mean"]))
-
-
-def _in(known: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.stem.name in known]
 
 
 def _mean(values: list[float]) -> float:

@@ -161,7 +161,7 @@ def import_all(modules: Sequence[str]) -> None:
 
 @lru_cache(maxsize=4)
 def world_of(profile: Profile, source: str) -> World:
-    """The world of a sweep's jobs, opened once per process."""
+    """The world of a sweep's jobs; a process keeps the last four."""
     return open_world(profile, source)
 
 

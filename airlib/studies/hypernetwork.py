@@ -267,8 +267,7 @@ def ablation_of(known: Mapping[str, Any]) -> list[dict]:
     (`load_runs`), in its order.
     """
     return [
-        {"trained with": grid, "seed": run.seed}
-        | {metric["name"]: metric["value"] for metric in known[run.stem.name]["metrics"]}
-        for grid, runs in read_plan("hypernetwork").grids_of_runs().items()
-        for run in runs if run.stem.name in known
-    ]  # fmt: skip
+        {"trained with": grid, "seed": run.seed, **run.values}
+        for grid, runs in read_plan("hypernetwork").grids_in(known).items()
+        for run in runs
+    ]
