@@ -3,8 +3,8 @@
 Two rewritings make them fast, and are exact:
 - modulation scales the *input* of a shared convolution and demodulation scales its *output*, so no
   [B, O, I, k, k] weight tensor is ever formed;
-- "transposed convolution, then [1, 3, 3, 1] low-pass filter" is one ordinary 3x3 convolution with
-  four times as many outputs (one per output phase) followed by a pixel shuffle.
+- the low-pass filter after the transposed convolution, [1, 3, 3, 1] per axis, is a depthwise
+  convolution: plain PyTorch, fast on every device.
 """
 
 import math
@@ -20,14 +20,9 @@ ModulationOrder = Literal["pre", "post"]
 DOMAIN_PARAMETERS = {"pre": "domain", "post": "domain_post"}
 """Name of the domain vector of a layer, by where it acts: a file of vectors says it by itself."""
 
-# Taps of the [1, 3, 3, 1] filter with gain 2 per axis, and the two phase matrices it induces on a
-# 3-tap kernel: output pixel 2m + p of an upsampling convolution sees the input pixels m-1, m, m+1
-# through PHASES[p] @ kernel.
-_FILTER = (0.25, 0.75, 0.75, 0.25)
-PHASES = torch.tensor(
-    [[[_FILTER[p + 4 - 2 * a - j] if 0 <= p + 4 - 2 * a - j <= 3 else 0.0 for j in range(3)]
-      for a in range(3)] for p in range(2)]
-)  # fmt: skip
+_TAPS = torch.tensor([0.25, 0.75, 0.75, 0.25])
+LOW_PASS = _TAPS[:, None] * _TAPS
+"""The filter [4, 4] after an upsampling convolution: [1, 3, 3, 1] with gain 2 per axis."""
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -76,12 +71,9 @@ class ModulatedConv(nn.Module):
         x = x * styles[:, :, None, None].to(x.dtype)
         if not up:
             return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        phases = PHASES.to(weight)
-        outputs, inputs = weight.shape[:2]
-        weight = torch.einsum("paj,qbk,oijk->opqiab", phases, phases, weight)
-        return F.pixel_shuffle(
-            F.conv2d(x, weight.reshape(4 * outputs, inputs, 3, 3), padding=1), upscale_factor=2
-        )
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, O, 2H + 1, 2W + 1]
+        low_pass = LOW_PASS.to(x).expand(len(weight), 1, 4, 4)
+        return F.conv2d(x, low_pass, padding=1, groups=len(weight))
 
     def demodulation(self, styles: Tensor) -> Tensor:
         """Factors [B, O] that give every output channel unit expected energy, for styles [B, I]."""
