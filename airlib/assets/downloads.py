@@ -19,7 +19,7 @@ import requests
 
 from airlib.errors import AirlibError
 from airlib.files import write_json
-from airlib.progress import track
+from airlib.progress import beat, track
 
 TIMEOUT = (10, 60)  # seconds to connect, and without any data
 BLOCK = 1 << 14  # bytes; a broken connection loses less than this
@@ -93,6 +93,7 @@ class ResumingDownloader:
             for block in response.iter_content(BLOCK):
                 file.write(block)
                 bar.update(len(block))
+                beat()
 
     def _check(self, response: requests.Response, offered: int | None) -> None:
         if "text/html" in response.headers.get("Content-Type", ""):

@@ -63,7 +63,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
 
 def _add_reproduce(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(after_interrupt="the same command continues with this notebook")
+    parser.set_defaults(after_interrupt="the same command continues with what has not finished")
     parser.add_argument("--profile", default="tiny", help="tiny (default) or paper")
     parser.add_argument(
         "--only", action="append", default=[], metavar="NN", help="number or name; repeatable"
@@ -73,6 +73,10 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
         help="set a notebook parameter; repeatable",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="run again what has finished")
+    parser.add_argument(
+        "--jobs", type=_count, default=None, metavar="N",
+        help="notebooks at a time (default: one per core, up to 4; one on a graphics card)",
+    )  # fmt: skip
     _add_places(parser)
 
 

@@ -49,6 +49,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         parameters=options.parameter,
         fresh=options.fresh,
         notebooks=options.notebooks,
+        jobs=options.jobs,
     )
     print(report)
     return SUCCESS
@@ -147,7 +148,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from airlib.reproduction.doctor import examine
-    from airlib.reproduction.runner import find_notebooks
+    from airlib.reproduction.plan import find_notebooks
 
     found, problems = examine(options.out, options.profile)
     try:

@@ -1,140 +1,140 @@
 """Execute one notebook with papermill, in a kernel of this very interpreter.
 
 Papermill brings the injected parameters and stops at the first failing cell; this module adds what
-a batch needs: no kernel has to be registered, a time limit for the whole notebook, errors in one
+a batch needs: no kernel has to be registered, a watch that ends a kernel which hangs, errors in one
 line, and a result in memory instead of a half-written file.
 """
 
 import logging
 import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from airlib.errors import AirlibError
+from airlib.reproduction.watch import INTERRUPTED, Watch
 
+ENGINE = "airlib"
 # Papermill warns of unknown parameters, which airlib.reproduction.parameters has refused already.
 logging.getLogger("papermill").setLevel(logging.ERROR)
+
+
+def execute(
+    notebook: Path, parameters: dict[str, Any], watch: Watch, label: str, threads: int | None = None
+) -> str:
+    """Run `notebook` in its own folder and return the executed notebook as text (JSON).
+
+    parameters: name -> value, injected after the cell tagged `parameters`. watch: ends the kernel.
+    label: what the progress bar says. threads: of the kernel; None leaves them alone. Several may
+    run at once, each in a thread. Raises AirlibError, in one line, for the first cell that fails,
+    for a kernel that dies and for one that hangs; KeyboardInterrupt if it was interrupted.
+    """
+    try:
+        executed = papermill.execute_notebook(
+            str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill fills in {braces}
+            None,
+            parameters=parameters,
+            kernel_name="python3",
+            language="python",
+            engine_name=ENGINE,
+            kernel_manager_class=ThisInterpreter,
+            extra_arguments=["--log-level=50"],  # the kernel's own notes; cells still write stderr
+            progress_bar={"desc": label, "leave": False, "disable": None},
+            watch=watch,
+            folder=notebook.parent,
+            environment=_environment(watch, threads),
+        )
+    except Exception as error:
+        if watch.reason == INTERRUPTED:  # whatever the killed kernel led to
+            raise KeyboardInterrupt from error
+        known = _in_one_line(notebook, watch, error)
+        if known is None:
+            raise
+        raise known from error
+    executed.metadata.pop("papermill", None)  # holds absolute paths
+    return nbformat.writes(executed)
 
 
 class ThisInterpreter(AsyncKernelManager):
     """Manager of a kernel in the interpreter that runs airlib, whatever kernels are registered."""
 
-    started: ClassVar["list[ThisInterpreter]"] = []
-
     def _kernel_spec_manager_default(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])  # only ipykernel's own, which is sys.executable
 
-    # The type that jupyter_client declares for this method is not that of its own asynchronous one.
-    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-        """Start the kernel without the mark of a live front end.
-
-        Widgets and live bars would hang in a batch. options: as for `AsyncKernelManager`.
-        """
-        environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
-        await super().start_kernel(**{"env": environment, **options})
-        self.started[:] = [self]
-
     def kill_now(self) -> None:
-        """End the kernel's process at once, also from within a signal handler."""
+        """End the kernel's process at once, from any thread."""
         process = getattr(self.provisioner, "process", None)
         if process is not None:
             process.kill()
 
 
-@contextmanager
-def ctrl_c_ends_the_kernel() -> Iterator[list[int]]:
-    """Context in which Ctrl-C kills the notebook's kernel besides raising KeyboardInterrupt.
+class WatchedClient(PapermillNotebookClient):
+    """Executes the cells of a notebook and tells the watch of every message of the kernel."""
 
-    Yields the list of signals received so far. The exception alone is not reliable: raised inside a
-    callback of the event loop it is lost, and the notebook would go on. A killed kernel ends the
-    wait in any case.
+    def __init__(self, manager: Any, watch: Watch, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.watch = watch
+
+    def process_message(self, msg: dict, cell: nbformat.NotebookNode, cell_index: int) -> Any:
+        """Handle one message, of cell `cell_index`."""
+        self.watch.cell = cell_index
+        self.watch.moved()
+        return super().process_message(msg, cell, cell_index)
+
+    def start_new_kernel_client(self, **options: Any) -> Any:
+        """Connect to the kernel that has just been started."""
+        self.watch.ends_by(self.km.kill_now)
+        return super().start_new_kernel_client(**options)
+
+
+class WatchedEngine(NBClientEngine):
+    """Papermill's own engine, with a `WatchedClient`."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, *, watch: Watch, folder: Path,
+        environment: dict[str, str], start_timeout: int = 60, **options: Any,
+    ) -> Any:  # fmt: skip
+        """Run the notebook of `nb_man` in `folder`, its kernel with `environment`."""
+        for used_elsewhere in ("input_path", "log_output", "stdout_file", "stderr_file"):
+            options.pop(used_elsewhere, None)
+        client = WatchedClient(
+            nb_man, watch, kernel_name=kernel_name, startup_timeout=start_timeout, **options
+        )
+        return client.execute(cwd=str(folder), env=environment)
+
+
+papermill_engines.register(ENGINE, WatchedEngine)
+
+
+def _environment(watch: Watch, threads: int | None) -> dict[str, str]:
+    """That of this process, without the mark of a live front end: widgets and live bars would hang
+    in a batch.
     """
-    received: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for manager in ThisInterpreter.started:
-            manager.kill_now()
-        raise KeyboardInterrupt
-
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield received
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment = {key: value for key, value in os.environ.items() if key != "JPY_SESSION_NAME"}
+    environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    return environment | watch.environment
 
 
-def execute(notebook: Path, parameters: dict[str, Any], timeout: float, label: str) -> str:
-    """Run `notebook` in its own folder and return the executed notebook as text (JSON).
-
-    parameters: name -> value, injected after the cell tagged `parameters`. timeout: seconds for the
-    whole notebook. label: what the progress bar says. Raises AirlibError, in one line, for the
-    first cell that fails, for a kernel that dies and for a notebook that runs too long;
-    KeyboardInterrupt for Ctrl-C.
-    """
-    with ctrl_c_ends_the_kernel() as received:
-        try:
-            executed = _run(notebook, parameters, timeout, label, received)
-        except Exception as error:
-            if received:  # whatever the killed kernel led to
-                raise KeyboardInterrupt from error
-            known = _in_one_line(notebook, timeout, error)
-            if known is None:
-                raise
-            raise known from error
-    executed.metadata.pop("papermill", None)  # holds absolute paths
-    return nbformat.writes(executed)
-
-
-def _run(
-    notebook: Path, parameters: dict[str, Any], timeout: float, label: str, received: list[int]
-) -> nbformat.NotebookNode:
-    deadline = time.monotonic() + timeout
-
-    def seconds_left(cell: nbformat.NotebookNode) -> float:
-        if received:  # the interrupt came before there was a kernel to kill
-            raise KeyboardInterrupt
-        return max(1.0, deadline - time.monotonic())
-
-    return papermill.execute_notebook(
-        str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill fills in {braces}
-        None,
-        parameters=parameters,
-        kernel_name="python3",
-        language="python",
-        cwd=notebook.parent,
-        kernel_manager_class=ThisInterpreter,
-        extra_arguments=["--log-level=50"],  # the kernel's own notes; cells still write stderr
-        timeout_func=seconds_left,
-        progress_bar={"desc": label, "leave": False, "disable": None},
-    )
-
-
-def _in_one_line(notebook: Path, timeout: float, error: Exception) -> AirlibError | None:
+def _in_one_line(notebook: Path, watch: Watch, error: Exception) -> AirlibError | None:
     """What went wrong as an AirlibError, or None if it is nothing we know."""
     if isinstance(error, PapermillExecutionError):
-        return AirlibError(_failure(notebook, error))
-    if isinstance(error, CellTimeoutError):
+        what = f"{error.ename}: {' '.join(error.evalue.split())}"
+        return AirlibError(f"{notebook.name}, cell {_number(notebook, error.cell_index)}: {what}")
+    if watch.reason:
+        where = "" if watch.cell is None else f", cell {_number(notebook, watch.cell)}"
         return AirlibError(
-            f"{notebook.name} ran longer than {timeout / 60:g} minutes and was stopped; "
-            "raise notebooks.timeout_minutes in the overrides"
+            f"{notebook.name}{where}: nothing moved for {watch.idle / 60:g} minutes (no output, no "
+            "progress) and it was stopped; if it needs that long, raise notebooks.idle_minutes in "
+            "the overrides"
         )
     if isinstance(error, DeadKernelError):
         return AirlibError(
@@ -144,12 +144,9 @@ def _in_one_line(notebook: Path, timeout: float, error: Exception) -> AirlibErro
     return None
 
 
-def _failure(notebook: Path, error: PapermillExecutionError) -> str:
-    """ "03_air.ipynb, cell 7: ValueError: ..."; cells are counted as in the notebook itself."""
+def _number(notebook: Path, index: int) -> int:
+    """The number of an executed cell, counted from 1 as in the notebook itself."""
     cells = nbformat.read(notebook, as_version=4).cells
-    tagged = [
-        index for index, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", ())
-    ]
+    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", ())]
     injected = tagged[0] + 1  # papermill adds its cell here
-    number = error.cell_index + (error.cell_index < injected)
-    return f"{notebook.name}, cell {number}: {error.ename}: {' '.join(error.evalue.split())}"
+    return index + (index < injected)

@@ -3,10 +3,12 @@
     airlib reproduce && airlib publish
 
 A figure called hero.png is copied beside the notebooks, for the README. Of the notebooks only
-outputs and execution counts are copied; sources stay as they are, and nothing of the run's machine
-comes along (papermill's cell and metadata, standard error, timings of the kernel).
+outputs and execution counts are copied, and how much work it was, for the estimate that a run
+begins with; sources stay as they are, and nothing of the run's machine comes along (papermill's
+cell and metadata, standard error, timings of the kernel).
 """
 
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from nbformat import NotebookNode
 
 from airlib.errors import AirlibError
 from airlib.files import write_atomically, write_text
-from airlib.reproduction.runner import find_notebooks
+from airlib.reproduction.plan import MARKER, find_notebooks
 
 LARGEST = 1_000_000  # bytes of a published notebook
 
@@ -35,9 +37,12 @@ def publish(
     written = []
     for path in find_notebooks(notebooks):
         executed = Path(out) / profile / path.stem / path.name
-        if not executed.is_file():
+        if not executed.is_file() or not executed.with_name(MARKER).is_file():
             raise AirlibError(f"{path.name} has no finished run in {out}; run airlib reproduce")
-        text = nbformat.writes(with_outputs(_read(path), _read(executed)))
+        notebook = with_outputs(_read(path), _read(executed))
+        marker = json.loads(executed.with_name(MARKER).read_text(encoding="utf-8"))
+        notebook.metadata.setdefault("airlib", {})["work"] = marker["work"]
+        text = nbformat.writes(notebook)
         if len(text.encode()) > LARGEST:
             raise AirlibError(f"{path.name} would take {len(text)} bytes; show smaller figures")
         written.append(write_text(path, text))

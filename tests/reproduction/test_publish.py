@@ -56,11 +56,13 @@ def test_publishing_twice_changes_nothing(tmp_path):
     runs.mkdir(parents=True)
     nbformat.write(source(), folder / "00_t.ipynb")
     nbformat.write(executed(), runs / "00_t.ipynb")
+    (runs / "finished.json").write_text('{"work": 120}')
     (path,) = publish("tiny", tmp_path / "runs", folder)
     first = path.read_bytes()
     publish("tiny", tmp_path / "runs", folder)
     assert path.read_bytes() == first
     assert json.loads(first)["cells"][2]["outputs"]
+    assert json.loads(first)["metadata"]["airlib"] == {"work": 120}
 
 
 def test_a_notebook_without_a_run_is_refused(tmp_path):

@@ -13,8 +13,9 @@ import pytest
 
 from airlib.errors import AirlibError
 from airlib.reproduction import doctor
+from airlib.reproduction.plan import find_notebooks, make_plans, select
 from airlib.reproduction.report import write_report
-from airlib.reproduction.runner import find_notebooks, make_plans, reproduce, select
+from airlib.reproduction.runner import reproduce
 from airlib.results import Metric, Record
 
 pytestmark = pytest.mark.slow  # runs notebooks
@@ -37,6 +38,7 @@ def note(log: Path, what: str) -> str:
 
 
 def run(tmp_path: Path, **options) -> Path:
+    options = {"jobs": 1} | options
     return reproduce(out=tmp_path / "out", notebooks=tmp_path / "notebooks", **options)
 
 
@@ -89,7 +91,7 @@ def test_stops_at_the_first_failure_and_continues_there(make_notebook, tmp_path,
         run(tmp_path)
     assert str(caught.value) == "02_bad.ipynb, cell 5: ValueError: too small: x"
     assert log.read_text().split() == ["1"]
-    assert not [name for name in files(tmp_path) if "02_bad" in name or "report" in name]
+    assert not [name for name in files(tmp_path) if "02_bad" in name]
 
     make_notebook("02_bad", note(log, "2"))
     run(tmp_path)
@@ -196,12 +198,71 @@ def test_selection_by_number_or_name(tmp_path):
         find_notebooks(tmp_path / "elsewhere")
 
 
-def test_a_notebook_that_takes_too_long_is_stopped(make_notebook, tmp_path):
-    make_notebook("01_slow", "import time; time.sleep(60)")
-    limit = ("overrides", '{"notebooks.timeout_minutes": 0.1}')
-    with pytest.raises(AirlibError, match="01_slow.ipynb ran longer than 0.1 minutes"):
+def test_a_notebook_that_hangs_is_stopped_with_the_cell_that_does(make_notebook, tmp_path):
+    make_notebook("01_hangs", "x = 1", "import time; time.sleep(600)")
+    limit = ("overrides", '{"notebooks.idle_minutes": 0.3}')
+    with pytest.raises(AirlibError, match="01_hangs.ipynb, cell 5: nothing moved for 0.3 minutes"):
         run(tmp_path, parameters=[limit])
     assert files(tmp_path) == set()
+
+
+def test_a_notebook_that_moves_is_never_too_slow(make_notebook, tmp_path):
+    """By outputs, and by the items of a progress bar that a batch does not show."""
+    tracked = "from airlib.progress import track\nfor _ in track(range(14), 'waiting'):"
+    make_notebook(
+        "01_slow",
+        "import time",
+        f"{tracked}\n    time.sleep(1)",
+        "for _ in range(14):\n    time.sleep(1)\n    print('.')",
+    )
+    limit = ("overrides", '{"notebooks.idle_minutes": 0.2}')  # 12 seconds
+    run(tmp_path, parameters=[limit])
+    assert "tiny/01_slow/finished.json" in files(tmp_path)
+
+
+def meeting(tmp_path: Path, own: str, other: str) -> str:
+    """Source of a cell that ends only when the other notebook runs at the same time."""
+    return (
+        f"import time\nfrom pathlib import Path\nPath({str(tmp_path / own)!r}).touch()\n"
+        f"while not Path({str(tmp_path / other)!r}).exists():\n    time.sleep(0.1)\n    print('.')"
+    )
+
+
+def after(path: Path, *names: str) -> None:
+    """Write into a notebook that it comes after others."""
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["airlib"] = {"after": names}
+    path.write_text(json.dumps(notebook))
+
+
+def test_notebooks_run_side_by_side_each_after_those_that_it_reads(make_notebook, tmp_path, log):
+    after(make_notebook("01_sum", note(log, "sum")), "02_one", "03_two")
+    make_notebook("02_one", meeting(tmp_path, "one", "two"), note(log, "one"))
+    make_notebook("03_two", meeting(tmp_path, "two", "one"), note(log, "two"))
+    run(tmp_path, jobs=2)
+    assert sorted(log.read_text().split()[:2]) == ["one", "two"]
+    assert log.read_text().split()[2:] == ["sum"]
+
+
+def test_a_failure_ends_the_series_but_not_what_runs_beside_it(make_notebook, tmp_path, log):
+    fails = f"{meeting(tmp_path, 'one', 'two')}\nraise ValueError('too small')"
+    make_notebook("01_fails", fails)
+    make_notebook("02_runs", meeting(tmp_path, "two", "one"), "time.sleep(3)", note(log, "two"))
+    make_notebook("03_later", note(log, "three"))
+    with pytest.raises(AirlibError, match=r"^01_fails.ipynb, cell 4: ValueError: too small$"):
+        run(tmp_path, jobs=2)
+    assert log.read_text().split() == ["two"]
+    assert {"report.html", "tiny/02_runs/finished.json"} <= files(tmp_path)
+
+
+def test_the_number_of_processes_does_not_make_it_another_run(make_notebook, tmp_path, log):
+    path = make_notebook("01_one", note(log, "ran"))
+    notebook = json.loads(path.read_text())
+    notebook["cells"][1]["source"] += "\nworkers: int = 2"
+    path.write_text(json.dumps(notebook))
+    run(tmp_path, parameters=[("workers", "1")])
+    run(tmp_path, parameters=[("workers", "3")])
+    assert log.read_text().split() == ["ran"]
 
 
 def test_a_kernel_that_dies_is_reported(make_notebook, tmp_path):
@@ -235,30 +296,33 @@ def test_available_memory_is_plausible():
 
 def test_interrupt_leaves_nothing_half_written(make_notebook, tmp_path, log):
     pid = "import os; pid = os.getpid()"
-    make_notebook(
-        "01_long",
-        f"{pid}\nwith open({str(log)!r}, 'w') as file:\n    print(pid, file=file)",
-        "import time; time.sleep(100)",
-    )
-    command = [sys.executable, "-m", "airlib", "reproduce"]
+    for name in ("01_long", "02_long"):
+        make_notebook(
+            name,
+            f"{pid}\nwith open({str(log)!r}, 'a') as file:\n    print(pid, file=file)",
+            "import time; time.sleep(100)",
+        )
+    command = [sys.executable, "-m", "airlib", "reproduce", "--jobs", "2"]
     command += ["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A shell's background jobs ignore Ctrl-C, and so would their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    wait_for(lambda: log.exists() and log.read_text().endswith("\n"), 60)
+    wait_for(lambda: log.exists() and log.read_text().count("\n") == 2, 90)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert output == ""
     assert errors.splitlines() == [
-        "[1/1] 01_long: running",
-        "airlib: interrupted; the same command continues with this notebook",
+        "2 notebooks to run, 2 at a time",
+        "[1/2] 01_long: running",
+        "[2/2] 02_long: running",
+        "airlib: interrupted; the same command continues with what has not finished",
     ]
     assert files(tmp_path) == set()
-    kernel = int(log.read_text())
-    wait_for(lambda: not is_running(kernel), 20)
+    for kernel in map(int, log.read_text().split()):
+        wait_for(lambda kernel=kernel: not is_running(kernel), 20)
 
 
 def wait_for(condition, seconds: float) -> None:
