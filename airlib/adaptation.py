@@ -132,7 +132,7 @@ class Adaptation:
         tensors, config = load_tensors(path)
         if "source" not in config:
             raise AirlibError(f"{path} holds no adaptation; it may be a weight file")
-        return cls(tensors, config, _read_log(Path(path).with_suffix(".jsonl")))
+        return cls(tensors, config, read_log(Path(path).with_suffix(".jsonl")))
 
 
 def adapt(
@@ -302,7 +302,8 @@ def _write_log(path: Path, log: list[dict]) -> None:
     write_text(path, text)
 
 
-def _read_log(path: Path) -> list[dict]:
+def read_log(path: Path) -> list[dict]:
+    """The log beside an adaptation, as `Adaptation.save` wrote it; [] without one."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -48,6 +48,18 @@ def inputs_of(run: "Run", profile: Profile, protocol: str = "quick") -> dict:
     return json.loads(json.dumps(inputs))
 
 
+OF_SCORES = ("evaluation", "protocol")
+"""Inputs that the metrics of a run depend on, but not its adaptation."""
+
+
+def same_adaptation(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the adaptation of a record was made from the inputs of today, however it was scored
+    there.
+    """
+    there, here = ({k: v for k, v in of.items() if k not in OF_SCORES} for of in (saved, now))
+    return same_inputs(there, here)
+
+
 def same_inputs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a record was made from the inputs of today.
 

@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airlib.adaptation import Adaptation
+from airlib.adaptation import Adaptation, read_log
 from airlib.errors import AirlibError
-from airlib.experiments.inputs import same_inputs
+from airlib.experiments.inputs import same_adaptation, same_inputs
 from airlib.files import write_json
 from airlib.results import Metric
 
 SHIPPED_RUNS = Path(__file__).parent / "shipped"
-SHIPPED = (
-    SHIPPED_RUNS / "tiny_runs.json"
-)  # the methods and the ablations of AIR on the table's pairs
+SHIPPED = SHIPPED_RUNS / "tiny_runs.json"  # the methods and AIR's ablations on the table's pairs
 SHIPPED_ARMS = SHIPPED_RUNS / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
 SHIPPED_UNSEEN = SHIPPED_RUNS / "tiny_unseen.json"  # a domain vector for each unseen domain
 SHIPPED_DIFFUSION = SHIPPED_RUNS / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
@@ -37,6 +35,7 @@ SHIPPED_TEMPLATES = SHIPPED_RUNS / "tiny_templates.json"  # NADA with one prompt
 SHIPPED_ONE_SHOT = SHIPPED_RUNS / "tiny_one_shot.json"  # what is shown one picture of the target
 SHIPPED_SETTINGS = SHIPPED_RUNS / "tiny_settings.json"  # what the tiny profile was chosen by
 SHIPPED_HYPERNETWORK = SHIPPED_RUNS / "tiny_hypernetwork.json"  # trained with parts left out
+SHIPPED_ADAPTATIONS = SHIPPED_RUNS / "adaptations"  # of some: small adaptations, and logs
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
@@ -77,8 +76,25 @@ class Run:
         return self.file(".json").exists()
 
     def adaptation(self) -> Adaptation:
-        """What the run changed."""
-        return Adaptation.load(self.file(".safetensors"))
+        """What the run changed; from `SHIPPED_ADAPTATIONS` for a known run that is there."""
+        return Adaptation.load(self._kept(".safetensors"))
+
+    @property
+    def log(self) -> list[dict]:
+        """The entries of its steps and events; [] for a known run whose log is not shipped."""
+        return read_log(self._kept(".jsonl"))
+
+    def made_from(self, inputs: Mapping[str, Any]) -> Adaptation | None:
+        """The adaptation that this directory holds, if it was made from these inputs."""
+        record, tensors = self.file(".json"), self.file(".safetensors")
+        if not (record.exists() and tensors.exists()):
+            return None
+        same = same_adaptation(read_record(record).get("inputs", {}), inputs)
+        return self.adaptation() if same else None
+
+    def _kept(self, suffix: str) -> Path:
+        own = self.file(suffix)
+        return own if self.is_here else SHIPPED_ADAPTATIONS / own.name
 
     def value(self, name: str) -> float:
         """The metric called `name` of the images under the run's own label."""

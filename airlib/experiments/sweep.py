@@ -15,11 +15,12 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
 from airlib.evaluation.protocols import PROTOCOLS
 from airlib.experiments.inputs import inputs_of, same_inputs
@@ -170,23 +171,29 @@ def _job(run: Run, profile: Profile, protocol: str, imports: Sequence[str] = ())
     """Run, score and save; or read what an earlier call saved."""
     import_all(imports)
     inputs = _inputs(run, profile, protocol)
-    make = train if run.train else lambda run: _adapted(run, profile, protocol)
-    return run.with_metrics(recorded(run.file(".json"), inputs, lambda: make(run)))
+    if run.train:
+        return run.with_metrics(recorded(run.file(".json"), inputs, lambda: train(run)))
+    made = run.made_from(inputs)
+    if made and protocol == UNSCORED:
+        return run  # its record may hold more
+    make = partial(_adapted, run, profile, protocol, made)
+    return run.with_metrics(recorded(run.file(".json"), inputs, make))
 
 
 def _inputs(run: Run, profile: Profile, protocol: str) -> dict:
     return training_inputs(run) if run.train else inputs_of(run, profile, protocol)
 
 
-def _adapted(run: Run, profile: Profile, protocol: str) -> list[Metric]:
-    """Adapt and save, unless it is a reference row; then score."""
+def _adapted(run: Run, profile: Profile, protocol: str, made: Adaptation | None) -> list[Metric]:
+    """Adapt and save, unless it is a reference row or `made` already; then score."""
     world, generator = world_of(profile, profile.pairs[run.pair].source), None
     if is_method(profile, run.method):
-        adaptation = world.adapt(run.method, run.pair, run.seed, **dict(run.options))
-        adaptation.save(run.file(".safetensors"))
+        if made is None:
+            made = world.adapt(run.method, run.pair, run.seed, **dict(run.options))
+            made.save(run.file(".safetensors"))
         if protocol == UNSCORED:
             return []
-        generator = adaptation.apply(world.generator)
+        generator = made.apply(world.generator)
     metrics: list[Metric] = []
     for name, batches in scored_images(world, run.method, run.pair, generator, protocol).items():
         scores = world.score(batches, run.pair, name, run.seed, protocol)

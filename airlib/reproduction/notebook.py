@@ -35,6 +35,13 @@ class Session:
     def __init__(self, profile: Profile, record: Record, seed: int) -> None:
         self.profile, self.record, self.seed = profile, record, seed
 
+    @property
+    def runs(self) -> Path:
+        """The folder of adaptations, one for all notebooks with the same `out_dir` and profile:
+        what one has made, another need not make again.
+        """
+        return self.record.directory.parent / "runs"
+
     def show(self, figure: "Figure", name: str, alt: str, title: str = "") -> None:
         """Save `figure` as `<name>.png`, record it, and display a small version of it.
 
