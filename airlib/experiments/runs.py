@@ -27,6 +27,7 @@ SHIPPED_RUNS = Path(__file__).parent / "shipped"
 SHIPPED = SHIPPED_RUNS / "tiny_runs.json"  # the methods and AIR's ablations on the table's pairs
 SHIPPED_ARMS = SHIPPED_RUNS / "tiny_arms.json"  # NADA and HyperDomainNet's arms on the same
 SHIPPED_UNSEEN = SHIPPED_RUNS / "tiny_unseen.json"  # a domain vector for each unseen domain
+SHIPPED_PREDICTED = SHIPPED_RUNS / "tiny_unseen_network.json"  # the hypernetwork on these domains
 SHIPPED_DIFFUSION = SHIPPED_RUNS / "tiny_diffusion.json"  # NADA and AIR on a diffusion model
 SHIPPED_LORA = SHIPPED_RUNS / "tiny_lora.json"  # NADA there, with other ranks and layers
 SHIPPED_RATES = SHIPPED_RUNS / "tiny_diffusion_settings.json"  # both, with other rates and lengths

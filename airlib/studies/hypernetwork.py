@@ -45,7 +45,7 @@ from airlib.tinyworld.captions import description
 from airlib.tinyworld.domains import Domain, all_domains
 from airlib.tinyworld.held_out import HELD_OUT
 from airlib.tinyworld.renderer import render
-from airlib.tinyworld.shipped import WEIGHTS
+from airlib.tinyworld.shipped import WEIGHTS, weights_fingerprint
 from airlib.worlds import World, open_world
 
 NAME = "hypernetwork"
@@ -136,19 +136,33 @@ def distance_left(world: World, network: HyperDomainNet, domains: Sequence[Domai
     return shares
 
 
-def unseen_metrics(world: World, network: HyperDomainNet, pairs: Sequence[str]) -> list[Metric]:
+def unseen_records(
+    world: World, network: HyperDomainNet, pairs: Sequence[str],
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, dict]:  # fmt: skip
     """Scores of the network's domain for each pair ("network"), and of the domain that it predicts
     for the nearest text it was trained on ("nearest"): what looking it up would give.
+
+    Returns "PAIR-network-0" or "PAIR-nearest-0" -> {"inputs": ..., "metrics": ...}. known: such
+    records, taken over where they were made from the same inputs.
     """
-    metrics = []
+    records = {}
     for pair in track(pairs, "unseen domains"):
         text = world.pair(pair).target_class
         texts = {"network": text, "nearest": description(nearest_seen(world, text)[0])}
-        for name, words in texts.items():
-            adapted = predicted(world, network, words).apply(world.generator)
-            batches = world.batches(adapted, world.profile.evaluation.samples)
-            metrics += world.score(batches, pair, name, 0)
-    return metrics
+        for method, words in texts.items():
+            name = f"{pair}-{method}-0"
+            inputs = {
+                "words": words, "network": fingerprint(network), "weights": weights_fingerprint(),
+                "evaluation": world.profile.evaluation.as_dict(),
+            }  # fmt: skip
+            records[name] = (known or {}).get(name, {})
+            if records[name].get("inputs") != inputs:
+                adapted = predicted(world, network, words).apply(world.generator)
+                batches = world.batches(adapted, world.profile.evaluation.samples)
+                scores = world.score(batches, pair, method, 0)
+                records[name] = {"inputs": inputs, "metrics": [asdict(m) for m in scores]}
+    return records
 
 
 def half_way(metrics: Sequence[Metric], name: str = "paired_feature") -> list[dict]:
