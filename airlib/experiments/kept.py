@@ -35,8 +35,8 @@ def keep(run: Run, world: World, directory: str | Path = SHIPPED_ADAPTATIONS) ->
 def portraits(run: Run, world: World) -> Tensor:
     """What the adapted generator draws of the first four latents, [4, 3, H, H] in [-1, 1].
 
-    Of a run that was not made here they are read from what is shipped, to 8 bits. Raises AirlibError
-    if they are not there.
+    Of a run that was not made here they are read from what is shipped, to 8 bits. AirlibError if
+    they are not there.
     """
     if run.is_here:
         with torch.no_grad():

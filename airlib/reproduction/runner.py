@@ -138,4 +138,5 @@ def _has_graphics_card() -> bool:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{message}\n")  # at once: several threads write
+    sys.stderr.flush()
