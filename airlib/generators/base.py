@@ -19,6 +19,8 @@ import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
+from airlib.progress import beat
+
 Noise = list[Tensor] | str | None
 
 
@@ -107,4 +109,5 @@ class DrawnBatches(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        beat()
         return self.finish(self.generator(self.parts[index]))
