@@ -9,9 +9,11 @@ A notebook may say in its metadata whose results it reads and how much work it i
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +130,35 @@ def make_plans(
         directory = run_directory(out, profile, path.stem)
         idle = 60.0 * numbers.notebooks.idle_minutes
         own = {"workers": workers} if "workers" in cells[path] else {}
-        said = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("airlib", {})
-        work = said.get("work") if profile == "tiny" and not given[path] else None
-        after = tuple(said.get("after", ()))
+        after, work = _said_of_itself(path)
+        work = work if profile == "tiny" and not given[path] else None
         plans.append(Plan(path, own | given[path] | fixed, directory, idle, after, work))
+    _check_order(plans)
     return plans
+
+
+def _said_of_itself(path: Path) -> tuple[tuple[str, ...], float | None]:
+    """`after` and `work` of a notebook's metadata; AirlibError for what is neither."""
+    said = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("airlib", {})
+    after, work = (said.get("after", []), said.get("work")) if isinstance(said, dict) else (0, 0)
+    names = isinstance(after, list) and all(isinstance(name, str) for name in after)
+    if not names or not (work is None or isinstance(work, int | float) and 0 <= work < math.inf):
+        raise AirlibError(
+            f'the metadata of {path.name} may say of airlib what it comes "after", a list of names, '
+            f'and its "work", a number, not {said!r}'
+        )
+    return tuple(after), work
+
+
+def _check_order(plans: Sequence[Plan]) -> None:
+    """Raise AirlibError where notebooks wait for one another."""
+    try:
+        TopologicalSorter({plan.name: plan.after for plan in plans}).prepare()
+    except CycleError as error:
+        raise AirlibError(
+            f"each of these notebooks comes after the next: {', '.join(error.args[1])}; take one out "
+            'of "after" in the metadata'
+        ) from error
 
 
 @functools.cache

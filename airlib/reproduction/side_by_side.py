@@ -44,7 +44,7 @@ def side_by_side(
     """Call run(plan) for each of `plans`, at most `jobs` at a time, each in a thread.
 
     Yields (plan, None) or (plan, its error) as they end; after an error no other is begun, and
-    those that run are waited for. interrupt: called for Ctrl-C, must make every run end soon.
+    those that run are waited for. They may not wait for one another. interrupt: called for Ctrl-C, must make every run end soon.
     """
     waiting, running = list(plans), dict[Future[None], P]()
     failed = False
@@ -87,11 +87,8 @@ def speed() -> float:
     import torch
     import torch.nn.functional as F
 
-    threads, images, weight = (
-        torch.get_num_threads(),
-        torch.ones(4, 64, 32, 32),
-        torch.ones(64, 64, 3, 3),
-    )
+    images, weight = torch.ones(4, 64, 32, 32), torch.ones(64, 64, 3, 3)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         F.conv2d(images, weight, padding=1)  # the first one prepares the others

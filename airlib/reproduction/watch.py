@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -71,10 +72,10 @@ class Watch:
     def _look(self) -> None:
         beat = 0
         while not self._over.wait(min(1.0, self.idle / 4)):
-            latest = self._beats.stat().st_mtime_ns
-            if latest != beat:
-                beat = latest
-                self.moved()
+            with suppress(OSError):  # someone has cleaned the folder of temporary files
+                if (latest := self._beats.stat().st_mtime_ns) != beat:
+                    beat = latest
+                    self.moved()
             if time.monotonic() - self._last > self.idle:
                 self.end(IDLE)
                 return

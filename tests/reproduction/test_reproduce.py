@@ -244,6 +244,27 @@ def test_notebooks_run_side_by_side_each_after_those_that_it_reads(make_notebook
     assert log.read_text().split()[2:] == ["sum"]
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"after": ["02_two"]}, "each of these notebooks comes after the next: 0"),
+        ({"after": "02_two"}, "the metadata of 01_one.ipynb may say"),
+        ({"after": [2]}, "the metadata of 01_one.ipynb may say"),
+        ({"work": "much"}, "the metadata of 01_one.ipynb may say"),
+        ("later", "the metadata of 01_one.ipynb may say"),
+    ],
+)
+def test_what_a_notebook_says_of_itself_is_checked(make_notebook, tmp_path, log, said, message):
+    path = make_notebook("01_one", note(log, "ran"))
+    after(make_notebook("02_two"), "01_one")
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["airlib"] = said
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(AirlibError, match=message):
+        run(tmp_path)
+    assert not log.exists()
+
+
 def test_a_failure_ends_the_series_but_not_what_runs_beside_it(make_notebook, tmp_path, log):
     fails = f"{meeting(tmp_path, 'one', 'two')}\nraise ValueError('too small')"
     make_notebook("01_fails", fails)
