@@ -144,7 +144,7 @@ def _said_of_itself(path: Path) -> tuple[tuple[str, ...], float | None]:
     names = isinstance(after, list) and all(isinstance(name, str) for name in after)
     if not names or not (work is None or isinstance(work, int | float) and 0 <= work < math.inf):
         raise AirlibError(
-            f'the metadata of {path.name} may say of airlib what it comes "after", a list of names, '
+            f'{path.name}: its metadata may say of airlib what it comes "after", a list of names, '
             f'and its "work", a number, not {said!r}'
         )
     return tuple(after), work
@@ -156,8 +156,8 @@ def _check_order(plans: Sequence[Plan]) -> None:
         TopologicalSorter({plan.name: plan.after for plan in plans}).prepare()
     except CycleError as error:
         raise AirlibError(
-            f"each of these notebooks comes after the next: {', '.join(error.args[1])}; take one out "
-            'of "after" in the metadata'
+            f"each of these notebooks comes after the next: {', '.join(error.args[1])}; take a "
+            'name out of "after" in the metadata of one'
         ) from error
 
 

@@ -44,7 +44,8 @@ def side_by_side(
     """Call run(plan) for each of `plans`, at most `jobs` at a time, each in a thread.
 
     Yields (plan, None) or (plan, its error) as they end; after an error no other is begun, and
-    those that run are waited for. They may not wait for one another. interrupt: called for Ctrl-C, must make every run end soon.
+    those that run are waited for. No plan may come after itself. interrupt: called for Ctrl-C,
+    must make every run end soon.
     """
     waiting, running = list(plans), dict[Future[None], P]()
     failed = False

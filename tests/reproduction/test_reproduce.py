@@ -248,10 +248,10 @@ def test_notebooks_run_side_by_side_each_after_those_that_it_reads(make_notebook
     ("said", "message"),
     [
         ({"after": ["02_two"]}, "each of these notebooks comes after the next: 0"),
-        ({"after": "02_two"}, "the metadata of 01_one.ipynb may say"),
-        ({"after": [2]}, "the metadata of 01_one.ipynb may say"),
-        ({"work": "much"}, "the metadata of 01_one.ipynb may say"),
-        ("later", "the metadata of 01_one.ipynb may say"),
+        ({"after": "02_two"}, "01_one.ipynb: its metadata may say"),
+        ({"after": [2]}, "01_one.ipynb: its metadata may say"),
+        ({"work": "much"}, "01_one.ipynb: its metadata may say"),
+        ("later", "01_one.ipynb: its metadata may say"),
     ],
 )
 def test_what_a_notebook_says_of_itself_is_checked(make_notebook, tmp_path, log, said, message):
