@@ -35,13 +35,13 @@ def keep(run: Run, world: World, directory: str | Path = SHIPPED_ADAPTATIONS) ->
 def portraits(run: Run, world: World) -> Tensor:
     """What the adapted generator draws of the first four latents, [4, 3, H, H] in [-1, 1].
 
-    Of a run that was not made here they are read from what is shipped, to 8 bits. AirlibError if
+    Of a known run (`sweep.known_of`) they are read from what is shipped, to 8 bits. AirlibError if
     they are not there.
     """
     if run.is_here:
         with torch.no_grad():
             return world.draw(run.adaptation().apply(world.generator), PORTRAITS)
-    path = SHIPPED_ADAPTATIONS / run.file(".png").name
+    path = run.file(".png")
     if not path.exists():
         raise AirlibError(f"no portraits of {run.stem.name} are shipped; adapt it here")
     with reading(path.name), Image.open(path) as strip:

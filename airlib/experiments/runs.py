@@ -77,25 +77,20 @@ class Run:
         return self.file(".json").exists()
 
     def adaptation(self) -> Adaptation:
-        """What the run changed; from `SHIPPED_ADAPTATIONS` for a known run that is there."""
-        return Adaptation.load(self._kept(".safetensors"))
+        """What the run changed."""
+        return Adaptation.load(self.file(".safetensors"))
 
     @property
     def log(self) -> list[dict]:
-        """The entries of its steps and events; [] for a known run whose log is not shipped."""
-        return read_log(self._kept(".jsonl"))
+        """The entries of its steps and events; [] where no log was kept."""
+        return read_log(self.file(".jsonl"))
 
-    def made_from(self, inputs: Mapping[str, Any]) -> Adaptation | None:
-        """The adaptation that this directory holds, if it was made from these inputs."""
+    def was_made_from(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether this directory holds its adaptation, made from these inputs."""
         record, tensors = self.file(".json"), self.file(".safetensors")
         if not (record.exists() and tensors.exists()):
-            return None
-        same = same_adaptation(read_record(record).get("inputs", {}), inputs)
-        return self.adaptation() if same else None
-
-    def _kept(self, suffix: str) -> Path:
-        own = self.file(suffix)
-        return own if self.is_here else SHIPPED_ADAPTATIONS / own.name
+            return False
+        return same_adaptation(read_record(record).get("inputs", {}), inputs)
 
     def value(self, name: str) -> float:
         """The metric called `name` of the images under the run's own label."""

@@ -25,7 +25,7 @@ from airlib.errors import AirlibError
 from airlib.evaluation.protocols import PROTOCOLS
 from airlib.experiments.inputs import inputs_of, same_inputs
 from airlib.experiments.processes import in_processes
-from airlib.experiments.runs import Run, check_names, label_of, recorded
+from airlib.experiments.runs import SHIPPED_ADAPTATIONS, Run, check_names, label_of, recorded
 from airlib.experiments.trainings import train, training_inputs
 from airlib.profiles import Profile, load_profile
 from airlib.results import Metric
@@ -98,15 +98,15 @@ def finish(
     """Run and score what is not on disk yet of `planned` runs and trainings; see `sweep`."""
     check_names(runs)
     profile = _profile(profile)
-    done = {run.stem: run for run in known_of(runs, profile, known or {}, protocol)}
-    jobs = [(run, profile, protocol, tuple(imports)) for run in runs if run.stem not in done]
+    done = {run.stem.name: run for run in known_of(runs, profile, known or {}, protocol)}
+    jobs = [(run, profile, protocol, tuple(imports)) for run in runs if run.stem.name not in done]
     failed: dict[str, Exception] = {}
 
     def note(job: tuple, error: Exception) -> None:
         failed[job[0].stem.name] = error
 
-    done |= {run.stem: run for run in in_processes(_job, jobs, workers, scheduler, note)}
-    finished = [done[run.stem] for run in runs if run.stem in done]
+    done |= {run.stem.name: run for run in in_processes(_job, jobs, workers, scheduler, note)}
+    finished = [done[run.stem.name] for run in runs if run.stem.name in done]
     if failed:
         raise FailedRuns(failed, finished) from next(iter(failed.values()))
     return finished
@@ -116,13 +116,16 @@ def known_of(
     runs: Sequence[Run], profile: str | Profile, known: dict, protocol: str = "quick"
 ) -> list[Run]:
     """Select the `planned` runs that are in `known` (`load_runs`), made from the same inputs, and
-    give them the metrics of there. Nothing is run.
+    give them the metrics of there. Nothing is run. One that was not made in its directory, too, is
+    moved to `SHIPPED_ADAPTATIONS`, where some have portraits, a log, an adaptation.
     """
     profile, found = _profile(profile), []
     for run in runs:
-        saved = known.get(run.stem.name)
-        if saved and same_inputs(saved["inputs"], _inputs(run, profile, protocol)):
-            found.append(run.with_metrics(saved["metrics"]))
+        saved, inputs = known.get(run.stem.name), _inputs(run, profile, protocol)
+        if saved and same_inputs(saved["inputs"], inputs):
+            here = run.was_made_from(inputs)
+            place = run if here else replace(run, directory=SHIPPED_ADAPTATIONS)
+            found.append(place.with_metrics(saved["metrics"]))
     return found
 
 
@@ -173,7 +176,7 @@ def _job(run: Run, profile: Profile, protocol: str, imports: Sequence[str] = ())
     inputs = _inputs(run, profile, protocol)
     if run.train:
         return run.with_metrics(recorded(run.file(".json"), inputs, lambda: train(run)))
-    made = run.made_from(inputs)
+    made = run.adaptation() if run.was_made_from(inputs) else None
     if made and protocol == UNSCORED:
         return run  # its record may hold more
     make = partial(_adapted, run, profile, protocol, made)

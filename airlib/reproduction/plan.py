@@ -140,7 +140,8 @@ def make_plans(
 def _said_of_itself(path: Path) -> tuple[tuple[str, ...], float | None]:
     """`after` and `work` of a notebook's metadata; AirlibError for what is neither."""
     said = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("airlib", {})
-    after, work = (said.get("after", []), said.get("work")) if isinstance(said, dict) else (0, 0)
+    known = said if isinstance(said, dict) else {"after": said}
+    after, work = known.get("after", []), known.get("work")
     names = isinstance(after, list) and all(isinstance(name, str) for name in after)
     if not names or not (work is None or isinstance(work, int | float) and 0 <= work < math.inf):
         raise AirlibError(

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.experiments import kept
 from airlib.experiments.kept import keep, portraits
 from airlib.experiments.runs import (
     SHIPPED,
@@ -18,7 +17,7 @@ from airlib.experiments.runs import (
     Run,
     load_runs,
 )
-from airlib.experiments.sweep import sweep
+from airlib.experiments.sweep import known_of, sweep
 from airlib.profiles import load_profile
 from airlib.worlds import open_world
 
@@ -60,8 +59,7 @@ def test_an_adaptation_is_made_once_whatever_is_measured_of_it(tmp_path):
 
 
 def test_what_is_kept_of_a_run_is_read_where_it_was_not_made(tmp_path, world, monkeypatch):
-    monkeypatch.setattr(kept, "SHIPPED_ADAPTATIONS", tmp_path / "kept")
-    monkeypatch.setattr("airlib.experiments.runs.SHIPPED_ADAPTATIONS", tmp_path / "kept")
+    monkeypatch.setattr("airlib.experiments.sweep.SHIPPED_ADAPTATIONS", tmp_path / "kept")
     profile, options = load_profile("tiny", NUMBERS), [{"parameterization": "domain_vector"}]
     (made,) = sweep(
         profile, ["nada"], ["photo-sketch"], [0], tmp_path, 1, (), protocol="none", options=options
@@ -73,15 +71,22 @@ def test_what_is_kept_of_a_run_is_read_where_it_was_not_made(tmp_path, world, mo
         ".jsonl",
         ".safetensors",
     ]
-    known = replace(made, directory=tmp_path / "nowhere")
+    records = {made.stem.name: json.loads(made.file(".json").read_text())}
+    again = replace(made, directory=tmp_path / "other")
+    (known,) = known_of([again], profile, records, "none")
+    assert not known.is_here
     assert torch.allclose(portraits(known, world), portraits(made, world), atol=1 / 255)
     assert known.log == made.log and len(known.log) == 2
     assert known.adaptation().tensors.keys() == made.adaptation().tensors.keys()
 
+    # Where the directory holds the same run made from other numbers, that is not taken for it.
+    made.file(".json").write_text(json.dumps({"inputs": {}, "metrics": []}))
+    assert known_of([made], profile, records, "none")[0].directory == tmp_path / "kept"
+
 
 def test_a_shipped_adaptation_draws_its_portraits_and_scores_as_its_record_says(world):
     """Up to the rounding of another processor."""
-    known = Run("unseen-cat-cartoon", "d", 0)
+    known = Run("unseen-cat-cartoon", "d", 0, SHIPPED_ADAPTATIONS)
     seen = portraits(known, world)
     adapted = known.adaptation().apply(world.generator)
     drawn = world.draw(adapted, len(seen))
