@@ -160,7 +160,8 @@ def test_the_shipped_runs_of_a_plan_are_of_these_weights_and_numbers(name, path)
     found = known_of(runs, plan.numbers(), known, plan.protocol)
     assert {run.stem.name for run in found} == known.keys()
     rows = ("source", "prior", "truth", "mixed")
-    assert {run.stem for run in runs if run.method not in rows} <= {run.stem for run in found}
+    names = {run.stem.name for run in runs if run.method not in rows}
+    assert names <= {run.stem.name for run in found}
 
 
 TERMS = {  # of the last step, with anchors from the first quarter on
