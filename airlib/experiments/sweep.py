@@ -121,8 +121,10 @@ def known_of(
     """
     profile, found = _profile(profile), []
     for run in runs:
-        saved, inputs = known.get(run.stem.name), _inputs(run, profile, protocol)
-        if saved and same_inputs(saved["inputs"], inputs):
+        if not (saved := known.get(run.stem.name)):
+            continue
+        inputs = _inputs(run, profile, protocol)
+        if same_inputs(saved["inputs"], inputs):
             here = run.was_made_from(inputs)
             place = run if here else replace(run, directory=SHIPPED_ADAPTATIONS)
             found.append(place.with_metrics(saved["metrics"]))
