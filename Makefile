@@ -12,7 +12,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# uv, where it is installed, takes seconds where pip takes minutes.
+# By uv where it is installed, else by pip.
 INSTALL = $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet --editable
 NOTEBOOKS = $(wildcard notebooks/0[01]_*.ipynb)
 

@@ -6,6 +6,7 @@ adapting again: four portraits, the log, and the adaptation where it is small.
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.experiments.runs import SHIPPED_ADAPTATIONS, Run
+from airlib.files import write_atomically
 from airlib.images.pictures import reading, rgb, to_tensor
 from airlib.showing.export import save_png
 from airlib.worlds.base import World
@@ -28,7 +30,8 @@ def keep(run: Run, world: World, directory: str | Path = SHIPPED_ADAPTATIONS) ->
     files = [save_png(portraits(run, world), directory / run.file(".png").name)]
     small = run.file(".safetensors").stat().st_size <= LARGEST
     for suffix in (".jsonl", ".safetensors") if small else (".jsonl",):
-        files.append(Path(shutil.copyfile(run.file(suffix), directory / run.file(suffix).name)))
+        copy = partial(shutil.copyfile, run.file(suffix))
+        files.append(write_atomically(directory / run.file(suffix).name, copy))
     return files
 
 
@@ -39,8 +42,7 @@ def portraits(run: Run, world: World) -> Tensor:
     they are not there.
     """
     if run.is_here:
-        with torch.no_grad():
-            return world.draw(run.adaptation().apply(world.generator), PORTRAITS)
+        return world.draw(run.adaptation().apply(world.generator), PORTRAITS)
     path = run.file(".png")
     if not path.exists():
         raise AirlibError(f"no portraits of {run.stem.name} are shipped; adapt it here")

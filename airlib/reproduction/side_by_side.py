@@ -1,8 +1,8 @@
 """Several notebooks at once, each after those that it reads the results of.
 
-    for plan, error in side_by_side(plans, jobs=2, run=run):      # as they end
+    for plan, error in side_by_side(plans, 2, run, interrupt):      # as they end
         ...
-    expected_seconds(plans, jobs=2)
+    expected_seconds(plans, 2, speed())
 
 A notebook names the others in its metadata, {"airlib": {"after": ["03_air_for_gans"]}}. Two
 notebooks with one thread each are done sooner than one after the other with two: the threads of one
