@@ -46,7 +46,7 @@ class ClipEncoder:
         self.preprocess = ClipPreprocess(size if isinstance(size, int) else size[0], antialias)
         if any(isinstance(module, nn.BatchNorm2d) for module in model.visual.modules()):
             model.visual.to(memory_format=torch.channels_last)  # a ResNet, twice as fast on CPU
-        self._text_cache: dict[str, Tensor] = {}
+        self._text_cache: dict[tuple[str, ...], Tensor] = {}
 
     @classmethod
     def untrained(cls, name: str) -> "ClipEncoder":
@@ -91,12 +91,16 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences -> unit vectors [B, D]; each sentence is encoded once in the encoder's life."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._text_cache]
-        if missing:
-            features = self.embed_prompt(*self.token_embeddings(missing))
-            self._text_cache.update(zip(missing, features, strict=True))
-        return torch.stack([self._text_cache[text] for text in texts])
+        """Sentences -> unit vectors [B, D]; each list of sentences is encoded once.
+
+        A sentence ends in other last bits in another batch. Lists are therefore kept as a whole:
+        the same call gives the same bits, whatever was embedded before.
+        """
+        sentences = tuple(dict.fromkeys(texts))
+        if sentences not in self._text_cache:
+            self._text_cache[sentences] = self.embed_prompt(*self.token_embeddings(sentences))
+        rows = [sentences.index(text) for text in texts]
+        return self._text_cache[sentences][rows]
 
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Sentences -> (token embeddings [B, L, W] without positions, end-of-text index [B]).
