@@ -10,6 +10,7 @@ own message. An executed notebook appears on disk only once it is complete; the 
 the first one.
 """
 
+import functools
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ from airlib.reproduction.doctor import check_machine
 from airlib.reproduction.notebook import DEFAULT_OUT
 from airlib.reproduction.plan import MARKER, Plan, find_notebooks, make_plans, select
 from airlib.reproduction.report import write_report
-from airlib.reproduction.side_by_side import expected_seconds, side_by_side, speed
+from airlib.reproduction.side_by_side import expected_seconds, longest_first, side_by_side, speed
 from airlib.reproduction.watch import INTERRUPTED, Watch
 from airlib.results import FILE_NAME, load_results
 
@@ -61,12 +62,17 @@ class Series:
     """Notebooks that are run together, `jobs` at a time, into the folder `out`."""
 
     def __init__(self, plans: Sequence[Plan], out: Path, jobs: int) -> None:
-        self.plans, self.out, self.jobs, self.speed = plans, out, jobs, speed()
+        self.plans, self.out, self.jobs = plans, out, jobs
         self.watches: list[Watch] = []
+
+    @functools.cached_property
+    def speed(self) -> float:
+        """Of this machine, measured when it is first asked for: not if nothing is left to run."""
+        return speed()
 
     def run(self, fresh: bool = False) -> Path:
         """Run what has not finished (all, if `fresh`), say how it goes, and return the report."""
-        todo = [plan for plan in self.plans if fresh or not plan.is_finished()]
+        todo = longest_first([plan for plan in self.plans if fresh or not plan.is_finished()])
         for plan in self.plans:
             if plan not in todo:
                 _say(f"{self._label(plan)}: already finished")

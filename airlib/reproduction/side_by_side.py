@@ -32,6 +32,21 @@ class Ordered(Protocol):
 P = TypeVar("P", bound=Ordered)
 
 
+def longest_first(plans: Sequence[P]) -> list[P]:
+    """In the order in which they had better begin, so that no long one is left alone at the end.
+
+    The first stays first: its results are shown while the others run. Of the others, those begin
+    earliest that most work comes after, their own included. As given if the work of one is unknown.
+    """
+
+    def chain(plan: P) -> float:
+        return (plan.work or 0) + max((chain(p) for p in plans if plan.name in p.after), default=0)
+
+    if any(plan.work is None for plan in plans):
+        return list(plans)
+    return [*plans[:1], *sorted(plans[1:], key=chain, reverse=True)]
+
+
 def ready(waiting: Sequence[P], running: Sequence[P]) -> P | None:
     """The first of `waiting` that needs none of those that wait or run."""
     unfinished = {plan.name for plan in (*waiting, *running)}

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from airlib.reproduction.side_by_side import expected_seconds, side_by_side, speed
+from airlib.reproduction.side_by_side import (
+    expected_seconds,
+    longest_first,
+    side_by_side,
+    speed,
+)
 from airlib.reproduction.watch import IDLE, Watch
 
 
@@ -28,6 +33,17 @@ def test_expected_time_by_hand():
     assert expected_seconds([d, a, b, c], 2, 10.0) == 8.0
     assert expected_seconds([a, Job("new", None)], 2, 1.0) is None
     assert expected_seconds([], 2, 1.0) == 0.0
+
+
+def test_the_longest_chain_begins_after_the_first():
+    """a and c begin, b follows at 10, d at 30; as given, c begins at 10 and d at 40."""
+    a, b, c, d = Job("a", 10.0), Job("b", 40.0), Job("c", 30.0), Job("d", 60.0, after=("c",))
+    jobs = [a, b, c, d]
+    assert longest_first(jobs) == [a, c, d, b]
+    assert expected_seconds(longest_first(jobs), 2, 1.0) == 90.0
+    assert expected_seconds(jobs, 2, 1.0) == 100.0
+    assert longest_first([b, Job("new", None), d, c]) == [b, Job("new", None), d, c]
+    assert longest_first([]) == []
 
 
 def test_what_is_not_in_the_series_is_not_waited_for():
