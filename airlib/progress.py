@@ -27,6 +27,12 @@ def beat() -> None:
             os.utime(file)
 
 
+def about(seconds: float) -> str:
+    """A time to wait for in words, such as "about 5 minutes"."""
+    minutes = round(seconds / 60)
+    return f"about {minutes} minutes" if minutes > 1 else "about a minute"
+
+
 def in_front_end() -> bool:
     """Whether a notebook runs in a browser, and not under papermill."""
     known = "google.colab" in sys.modules or "JPY_SESSION_NAME" in os.environ

@@ -9,9 +9,11 @@ A job is a function of a module and leaves what matters on disk; workers elsewhe
 airlib and must see the same directories. A process runs one job at a time, with one thread.
 """
 
+import math
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -20,7 +22,7 @@ from logging import CRITICAL
 from typing import TYPE_CHECKING, Any
 
 from airlib.errors import AirlibError
-from airlib.progress import track
+from airlib.progress import about, track
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -44,7 +46,8 @@ def in_processes(
     job: Callable, jobs: Sequence[tuple], workers: int = 2, scheduler: str | None = None,
     on_failure: Callable[[tuple, Exception], None] | None = None,
 ) -> Iterator:  # fmt: skip
-    """job(*arguments) for each of `jobs`, as they finish.
+    """job(*arguments) for each of `jobs`, as they finish. The progress bar says how many there are
+    and, by the time that the first took, about how many minutes all of them take.
 
     workers: processes of this machine; one is this process itself. scheduler: the address of a Dask
     scheduler, whose workers are used instead. on_failure(arguments, error): called for a job that
@@ -53,8 +56,13 @@ def in_processes(
     """
     here = (workers <= 1 and scheduler is None) or not jobs
     outcomes = _one_by_one(job, jobs) if here else _by_dask(job, jobs, workers, scheduler)
-    with closing(outcomes):
-        for arguments, result, error in track(outcomes, "adapting", total=len(jobs)):
+    started, what = time.monotonic(), f"{len(jobs)} runs" if len(jobs) > 1 else "1 run"
+    with closing(outcomes), track(outcomes, what, total=len(jobs)) as bar:
+        for number, (arguments, result, error) in enumerate(bar):
+            if number == 0 and len(jobs) > 1 and scheduler is None:
+                rounds = math.ceil(len(jobs) / max(1, workers))
+                wait = about(rounds * (time.monotonic() - started))
+                bar.set_description(f"{what}, {wait} here")
             if error is None:
                 yield result
             elif on_failure:

@@ -20,6 +20,7 @@ from pathlib import Path
 from airlib.errors import AirlibError
 from airlib.files import write_json, write_text
 from airlib.profiles import load_profile
+from airlib.progress import about
 from airlib.reproduction.doctor import check_machine
 from airlib.reproduction.notebook import DEFAULT_OUT
 from airlib.reproduction.plan import MARKER, Plan, find_notebooks, make_plans, select
@@ -94,8 +95,8 @@ class Series:
     def _expectation(self, todo: Sequence[Plan]) -> str:
         seconds = expected_seconds(todo, self.jobs, self.speed)
         at_once = f", {self.jobs} at a time" if self.jobs > 1 else ""
-        about = "" if seconds is None else f": about {max(1, round(seconds / 60))} minutes here"
-        return f"{len(todo)} notebooks to run{at_once}{about}"
+        wait = "" if seconds is None else f": {about(seconds)} here"
+        return f"{len(todo)} notebooks to run{at_once}{wait}"
 
     def _label(self, plan: Plan) -> str:
         return f"[{self.plans.index(plan) + 1}/{len(self.plans)}] {plan.name}"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,3 +55,10 @@ def test_one_worker_is_this_process_and_the_first_error_stops():
     with pytest.raises(ValueError, match="no 1"):
         done.extend(result[:2] for result in in_processes(job, jobs, workers=1))
     assert done == [(0, os.getpid())]
+
+
+def test_runs_say_how_many_there_are_and_how_long_they_take(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # a plugin of pytest imports it
+    list(in_processes(job, [(number, "") for number in range(3)], workers=1))
+    said = capsys.readouterr().err
+    assert said.index("3 runs:") < said.index("3 runs, about a minute here:")

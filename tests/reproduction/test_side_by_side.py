@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from airlib.progress import about
 from airlib.reproduction.side_by_side import (
     expected_seconds,
     longest_first,
@@ -44,6 +45,13 @@ def test_the_longest_chain_begins_after_the_first():
     assert expected_seconds(jobs, 2, 1.0) == 100.0
     assert longest_first([b, Job("new", None), d, c]) == [b, Job("new", None), d, c]
     assert longest_first([]) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "about a minute"), (89, "about a minute"), (150, "about 2 minutes")]
+)
+def test_a_wait_is_said_in_minutes(seconds, words):
+    assert about(seconds) == words
 
 
 def test_what_is_not_in_the_series_is_not_waited_for():
