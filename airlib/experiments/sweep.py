@@ -13,7 +13,7 @@ too, and go through the same `finish`; see `experiments.trainings`.
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from importlib import import_module
@@ -27,6 +27,7 @@ from airlib.experiments.inputs import inputs_of, same_inputs
 from airlib.experiments.processes import in_processes
 from airlib.experiments.runs import SHIPPED_ADAPTATIONS, Run, check_names, label_of, recorded
 from airlib.experiments.trainings import train, training_inputs
+from airlib.generators.base import Generator
 from airlib.profiles import Profile, load_profile
 from airlib.results import Metric
 from airlib.worlds import WORLDS, World, open_world
@@ -68,6 +69,22 @@ def sweep(
     import_all(imports)
     runs = planned(profile, methods, pairs, seeds, directory, rows, protocol, options)
     return finish(runs, profile, protocol, workers, known, scheduler, imports)
+
+
+def adapt_watched(
+    world: World, method: str, pair: str, seed: int, directory: str | Path,
+    on_step: Callable[[int, Generator], None],
+) -> Adaptation:  # fmt: skip
+    """Adapt as a run of `sweep` does and keep it in `directory`: a sweep there only has to score
+    it. on_step(k, adapted): see `adapt`.
+    """
+    profile = world.profile
+    (run,) = planned(profile, [method], [pair], [seed], directory, protocol=UNSCORED)
+    run.file(".json").unlink(missing_ok=True)  # it may describe what is replaced now
+    made = world.adapt(method, pair, seed, on_step=on_step)
+    made.save(run.file(".safetensors"))
+    recorded(run.file(".json"), _inputs(run, profile, UNSCORED), list)
+    return made
 
 
 def planned(

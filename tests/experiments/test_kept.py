@@ -17,7 +17,7 @@ from airlib.experiments.runs import (
     Run,
     load_runs,
 )
-from airlib.experiments.sweep import known_of, sweep
+from airlib.experiments.sweep import adapt_watched, known_of, sweep
 from airlib.profiles import load_profile
 from airlib.worlds import open_world
 
@@ -56,6 +56,25 @@ def test_an_adaptation_is_made_once_whatever_is_measured_of_it(tmp_path):
     longer = load_profile("tiny", NUMBERS | {"methods.nada.steps": 3})
     run(longer, "none")
     assert file.stat().st_mtime_ns != made
+
+
+def test_an_adaptation_that_was_watched_is_only_scored_by_a_sweep(tmp_path):
+    profile, steps = load_profile("tiny", NUMBERS), []
+    world = open_world(profile)
+
+    def watch(step: int, _) -> None:
+        steps.append(step)
+
+    watched = adapt_watched(world, "nada", "photo-sketch", 0, tmp_path / "watched", watch)
+    assert steps == [0, 1, 2]
+    made = (tmp_path / "watched" / "photo-sketch-nada-0.safetensors").stat().st_mtime_ns
+    there, anew = (
+        sweep(profile, ["nada"], ["photo-sketch"], [0], tmp_path / folder, 1, ())[0]
+        for folder in ("watched", "anew")
+    )
+    assert there.file(".safetensors").stat().st_mtime_ns == made
+    assert there.values == anew.values and there.values["frechet"] > 0
+    assert watched.log == there.log == anew.log
 
 
 def test_what_is_kept_of_a_run_is_read_where_it_was_not_made(tmp_path, world, monkeypatch):
