@@ -53,6 +53,7 @@ def same(first: Adaptation, second: Adaptation) -> bool:
 # --- repeatable ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # adapts
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     first, again = run_air(), run_air()
     other = run_air(AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=1, seed=1))
@@ -221,6 +222,7 @@ def stop_at(steps: int):
     return stop
 
 
+@pytest.mark.slow  # runs again and again
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_run_stopped_before_any_step_continues_bit_for_bit(tmp_path, every):
     config = AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=every)
@@ -245,6 +247,7 @@ def test_labels_of_any_json_kind_can_be_resumed(tmp_path):
     run_nada(directory=tmp_path, labels=labels)
 
 
+@pytest.mark.slow  # runs and is killed again and again
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path):
     """SIGKILL, ten times; the runs live in forks of one program that has imported torch already."""
@@ -387,6 +390,7 @@ class OneColour(NADA):
         return {"variation": step.adapted_images.var(dim=0).mean()}
 
 
+@pytest.mark.slow  # adapts
 def test_a_generator_that_collapses_stops_the_run():
     config = AdaptationConfig(steps=200, batch=4, learning_rate=0.05, betas=(0.9, 0.99))
     colours = Parameterization(

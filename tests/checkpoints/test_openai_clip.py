@@ -113,6 +113,7 @@ def test_tensors_equal_those_torch_loads(archive):
         assert torch.equal(tensor, loaded[name].float())
 
 
+@pytest.mark.slow  # opens networks of full size
 def test_a_resnet_is_read_too(tmp_path):
     config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": RESNET, "text_cfg": TEXT}
     original = write_archive(tmp_path / "RN-tiny.pt", config)

@@ -114,6 +114,7 @@ def test_nvidias_network_survives_the_way_through_rosinality():
     torch.testing.assert_close(images, recorded["img_const"], **TOLERANCE)
 
 
+@pytest.mark.slow  # opens networks of full size
 def test_names_and_shapes_of_the_published_size():
     shapes = json.loads((GOLDEN / "ros_ffhq1024_shapes.json").read_text(encoding="utf-8"))
     filters = to_rosinality(StyleGAN2(StyleGAN2Config(8, 4, 4, 0, 32, 4, 1)))["g_ema"]

@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -105,18 +106,21 @@ def read_anyhow(content: bytes, directory: Path) -> None:
     assert not SENTINEL.exists()
 
 
+@pytest.mark.slow  # reads hundreds of damaged files
 @FUZZING
 @given(content=st.sampled_from(HONEST), mutations=MUTATIONS)
 def test_damaged_networks_are_read_or_refused(content, mutations, tmp_path):
     read_anyhow(mutated(content, mutations), tmp_path)
 
 
+@pytest.mark.slow  # reads hundreds of damaged files
 @FUZZING
 @given(pieces=st.lists(PIECES, max_size=60))
 def test_random_programs_are_read_or_refused(pieces, tmp_path):
     read_anyhow(b"\x80\x04" + b"".join(pieces) + b".", tmp_path)
 
 
+@pytest.mark.slow  # reads hundreds of damaged files
 @FUZZING
 @given(mutations=MUTATIONS)
 def test_damaged_files_of_torch_are_read_or_refused(mutations, tmp_path):

@@ -74,6 +74,7 @@ def test_a_folder_without_notebooks(capsys, tmp_path):
     assert "no notebooks NN_name.ipynb in" in errors
 
 
+@pytest.mark.slow  # starts processes
 def test_reproduce_prints_the_report_and_refuses_damaged_results(
     airlib_command, make_notebook, tmp_path
 ):
@@ -116,6 +117,7 @@ def test_version(airlib_command):
     assert (done.returncode, done.stdout) == (0, f"airlib {__version__}\n")
 
 
+@pytest.mark.slow  # starts processes
 def test_doctor_tells_what_it_found(airlib_command, make_notebook, tmp_path):
     make_notebook("01_first")
     done = airlib_command(

@@ -444,6 +444,7 @@ def test_adversarial_steps_raise_the_loss_within_its_radius(task):
     assert loss(moved) > loss(images)
 
 
+@pytest.mark.slow  # trains a CLIP
 def test_a_training_step_repeats_from_its_seed(task):
     """Same weights, running statistics and stream: same loss, bit for bit (resuming needs it)."""
     state = copy.deepcopy(task.model.state_dict())

@@ -202,6 +202,7 @@ def _job(photos: Path, cache: Path) -> None:
     run(photos, cache, Slow(), workers=2)
 
 
+@pytest.mark.slow  # runs and is killed again and again
 def test_killed_at_random_points_and_restarted_gives_the_same_bytes(photos, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(photos, whole)

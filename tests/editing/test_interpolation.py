@@ -166,6 +166,7 @@ def weight_changes(generator: nn.Module, source: nn.Module) -> dict[str, Tensor]
     return changes
 
 
+@pytest.mark.slow  # adapts
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ends_are_source_and_target_bit_for_bit(kind, tmp_path):
     source, make = KINDS[kind]
@@ -179,6 +180,7 @@ def test_the_ends_are_source_and_target_bit_for_bit(kind, tmp_path):
         assert torch.equal(images(mix(source, [a, b], shares).apply(source)), expected)
 
 
+@pytest.mark.slow  # adapts
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shares", [(0.5, 0.0), (0.3, 0.6), (1.7, -0.4)])
 def test_changes_add_up(kind, shares):
@@ -277,6 +279,7 @@ def test_weights_and_a_domain_vector_act_together():
     torch.testing.assert_close(images(both.apply(GAN)), images(expected), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow  # adapts
 def test_what_was_trained_can_be_halved():
     space = small_space()
     config = AdaptationConfig(steps=3, batch=2, learning_rate=0.01)

@@ -129,6 +129,7 @@ def test_a_search_that_starts_at_the_answer_is_ahead_of_one_from_the_mean(prior)
         invert(GENERATOR, images, PERCEPTUAL, prior, few, known[:2])
 
 
+@pytest.mark.slow  # searches latents
 def test_a_heavier_prior_keeps_latents_nearer_and_images_further(inverted, prior):
     heavy = InversionConfig(SEARCH.steps, SEARCH.learning_rate, prior_weight=10.0)
     found = invert(GENERATOR, drawn(3), PERCEPTUAL, prior, heavy)
@@ -190,6 +191,7 @@ def residuals(prior: PNorm, latents: Tensor, weight: float) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
+@pytest.mark.slow  # searches latents
 def test_it_is_the_mean_second_derivative_of_the_loss(prior):
     """Against J^T J of all that the loss squares, by forward differentiation and without signs."""
     weight, some = 3.0, GENERATOR.sample_latents(40, rng(0, "curvature"))

@@ -224,6 +224,7 @@ def run(source: DdimGenerator, **options) -> Adaptation:
                  **options)  # fmt: skip
 
 
+@pytest.mark.slow  # runs again and again
 def test_an_adaptation_saved_and_resumed_has_the_same_bits_and_fits_the_plain_generator(tmp_path):
     source = inverted(small_unet())
     assert_continues(lambda **options: run(source, **options), tmp_path / "run", last=2)
@@ -238,6 +239,7 @@ def test_an_adaptation_saved_and_resumed_has_the_same_bits_and_fits_the_plain_ge
         assert torch.equal(other(latents), images[0])
 
 
+@pytest.mark.slow  # adapts
 def test_air_adapts_it_as_it_adapts_any_generator():
     source, space = inverted(small_unet()), small_space()
     numbers = air.AIRConfig(0.4, 0.2, prompt_pairs=8, prompt_steps=2)

@@ -178,6 +178,7 @@ def test_the_gradient_of_the_last_steps_is_the_plain_one_with_the_earlier_ones_d
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
 
 
+@pytest.mark.slow  # computes gradients of large networks
 def test_the_image_does_not_depend_on_how_its_gradient_is_computed():
     unet = small_unet().requires_grad_(True)
     x = DiffusionGenerator(unet).sample_latents(2, rng(0))
@@ -225,6 +226,7 @@ def test_layers_are_the_residual_blocks_and_attentions():
     assert outside == {"conv_in", "time_embedding", "conv_norm_out", "conv_out"}
 
 
+@pytest.mark.slow  # adapts
 @pytest.mark.parametrize("source", [small_generator(), DiffusionGenerator(small_unet(), 3)])
 def test_the_same_methods_adapt_gans_and_diffusion_models(source):
     space = small_space()

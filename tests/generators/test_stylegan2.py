@@ -156,6 +156,7 @@ def seeded_scale(key: str) -> float:
     return 1.0
 
 
+@pytest.mark.slow  # opens networks of full size
 @pytest.mark.parametrize("name", CONFIGS)
 def test_full_size_network_equals_nvidia(name):
     with np.load(GOLDEN / "sg2_full_seeded.npz", allow_pickle=False) as file:

@@ -291,6 +291,7 @@ def test_every_image_is_made_and_embedded_once(start, taken, steps_with_anchor):
     assert sum(read) == taken * (PROMPT_STEPS + 1)  # one copy of the prompt; texts were cached
 
 
+@pytest.mark.slow  # adapts
 def test_a_run_takes_at_most_a_quarter_of_the_evaluations_of_the_official_script():
     """Its human -> baby: 200 updates of batch 2, anchors every 20 of them, used from the 100th on,
     1,000 pairs and 200 prompt steps. Per forward pass of one image or sentence it does:
@@ -423,6 +424,7 @@ def test_offsets_start_at_the_last_anchor_or_at_the_source(learn_from):
         assert event["prompt_loss"][0] == pytest.approx(float(loss), abs=1e-4)
 
 
+@pytest.mark.slow  # adapts
 def test_a_prompt_of_images_is_learnt_without_any_offset():
     """It is the mean of the prompts of the anchor's images, which find their image better."""
     codes = SOURCE.sample_latents(PAIRS, rng(0))[:, 0]
@@ -442,6 +444,7 @@ def test_a_prompt_of_images_is_learnt_without_any_offset():
     torch.testing.assert_close(objective.directions[0], expected)
 
 
+@pytest.mark.slow  # runs again and again
 @pytest.mark.parametrize("learn_from", ["source", "images"])
 def test_a_stopped_run_of_an_ablation_continues_bit_for_bit(tmp_path, learn_from):
     def stop(index: int, _adapted: torch.nn.Module) -> None:

@@ -77,6 +77,7 @@ def test_only_anchors_that_a_later_step_uses_are_taken(start):
     assert AirMindTheGapConfig(t_thresh=1.0).used_anchor_steps(40) == []
 
 
+@pytest.mark.slow  # adapts
 def test_before_the_threshold_it_is_mind_the_gap_bit_for_bit():
     states: dict[str, list[Tensor]] = {"plain": [], "air": []}
     results = {
@@ -96,6 +97,7 @@ def test_before_the_threshold_it_is_mind_the_gap_bit_for_bit():
     assert not torch.equal(states["plain"][5], states["air"][5])
 
 
+@pytest.mark.slow  # adapts
 def test_a_weight_of_zero_leaves_mind_the_gap():
     alone = adapted_by(air(AirMindTheGapConfig(**SCHEDULE, clip_adaptive=0.0)))
     assert all(torch.equal(v, alone.tensors[k]) for k, v in adapted_by(plain()).tensors.items())
@@ -167,6 +169,7 @@ def test_at_an_anchor_step_the_loss_is_finite_and_has_a_gradient():
 # --- the anchor ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # adapts
 def test_the_anchor_stands_still_while_the_generator_moves():
     objective, kept = air(), []
 
@@ -198,6 +201,7 @@ def test_events_describe_every_anchor():
     assert objective.events() == []  # handed over once
 
 
+@pytest.mark.slow  # runs and is killed again and again
 @pytest.mark.parametrize("last", [3, 5, 7])
 def test_a_killed_run_ends_with_the_same_bits(last, tmp_path):
     """Stopped before the first anchor, after it, and after the second."""

@@ -132,6 +132,7 @@ def test_it_has_the_gradient_of_the_same_losses_by_finite_differences():
     assert abs(exact) > 1e-3 and numeric == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.slow  # adapts
 def test_without_pictures_the_source_s_own_images_are_kept():
     loss = DiffusionCLIP(SPACE, "human", "dog")
     assert loss(step_of(SOURCE, SOURCE.copy_frozen()))["l1"].item() == 0
@@ -158,6 +159,7 @@ def run(steps: int = 4, **options) -> Adaptation:
     return adapt(SOURCE, SPACE, loss, full(), config, **options)
 
 
+@pytest.mark.slow  # adapts
 def test_tuning_turns_the_pictures_towards_the_text():
     log = run(20).log
     first, last = (
@@ -166,6 +168,7 @@ def test_tuning_turns_the_pictures_towards_the_text():
     assert last < 0.8 * first
 
 
+@pytest.mark.slow  # adapts
 def test_what_was_tuned_edits_other_pictures_with_the_same_bits_after_a_file(tmp_path):
     assert_continues(run, tmp_path / "run", last=2)
     result = run()

@@ -156,6 +156,7 @@ def stage_1(config: IPLConfig) -> dict:
     return event
 
 
+@pytest.mark.slow  # trains prompts or variations
 def test_learning_helps_prompts_find_images_that_were_not_shown():
     numbers = {"mapper_batch": 8, "domain_weight": 0.0, "mapper_learning_rate": 3.0}
     before, after = (stage_1(IPLConfig(mapper_steps=n, **numbers)) for n in (0, 40))
@@ -163,6 +164,7 @@ def test_learning_helps_prompts_find_images_that_were_not_shown():
     assert after["contrastive_loss"][0] < math.log(8) - 0.15
 
 
+@pytest.mark.slow  # trains prompts or variations
 def test_the_domain_terms_hold_the_prompts_at_their_classes():
     alone, held, both = (
         stage_1(
@@ -254,6 +256,7 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path, last):
     assert_continues(lambda **options: adapted_by(ipl(), **options), tmp_path, last)
 
 
+@pytest.mark.slow  # trains prompts or variations
 def test_the_log_says_what_the_mapper_learnt_and_the_seed_decides_it():
     event, same, other = (adapted_by(ipl(seed=seed)).log[0] for seed in (0, 0, 1))
     assert event == same != other

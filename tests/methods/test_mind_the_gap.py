@@ -144,6 +144,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert slope == pytest.approx(difference, rel=0.02)
 
 
+@pytest.mark.slow  # adapts
 def test_adaptation_makes_the_reference_of_its_latent():
     config = AdaptationConfig(steps=40, batch=2, learning_rate=0.01, noise="none")
     result = adapt(SOURCE, SPACE, loss_of(PICTURE), synthesis(), config)

@@ -46,6 +46,7 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
 # --- stage 1 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # trains prompts or variations
 def test_learnt_variations_reach_the_optimum_of_the_paper():
     """K = 6, 2,000 steps from random vectors of 512 numbers: cos(t, v) = 0.8391 there."""
     target = 7 * unit(512)

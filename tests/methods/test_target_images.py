@@ -47,6 +47,7 @@ def test_the_direction_is_the_seed_s_and_more_samples_change_it_less():
     assert 0 < many < few / 3
 
 
+@pytest.mark.slow  # adapts
 def test_images_move_towards_the_pictures():
     objective = ImageDirection(SPACE, SOURCE, PICTURES[:1])
     adapted = adapt(SOURCE, SPACE, objective, synthesis(), CONFIG).apply(SOURCE)

@@ -56,6 +56,7 @@ def test_layers_of_adm():
     assert set(layers_of(unet, ("convolutions", "attention"))) == {*attention, *convolutions}
 
 
+@pytest.mark.slow  # computes gradients of large networks
 @pytest.mark.parametrize("rank", [1, 4])
 def test_counted_numbers_are_those_of_two_factors_per_layer(rank):
     unet = adm().unet
@@ -120,6 +121,7 @@ def test_the_seed_decides_the_random_half():
 # --- what is saved -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # adapts
 def test_a_saved_adaptation_holds_the_adapters_and_restores_the_same_bits(tmp_path):
     steps = []
     space = small_space()
@@ -136,6 +138,7 @@ def test_a_saved_adaptation_holds_the_adapters_and_restores_the_same_bits(tmp_pa
     assert torch.equal(images(copy), steps[-1])
 
 
+@pytest.mark.slow  # runs again and again
 def test_a_resumed_adaptation_ends_with_the_same_bits(tmp_path):
     def stop(step: int, _) -> None:
         if step == 2:

@@ -236,6 +236,7 @@ def test_adaptations_with_earlier_names_apply(source, moving, saved):
     assert torch.equal(images(before.apply(source)), images(now.apply(source)))
 
 
+@pytest.mark.slow  # adapts
 @pytest.mark.parametrize(
     ("source", "names", "moving"),
     [

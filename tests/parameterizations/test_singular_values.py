@@ -1,5 +1,6 @@
 """Singular values: the start, what moves, and the way from training to a file and back."""
 
+import pytest
 import torch
 from small_networks import assert_continues, small_generator, small_space
 
@@ -53,6 +54,7 @@ def test_a_change_moves_the_singular_values_and_turns_nothing():
         torch.testing.assert_close(restored, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow  # runs again and again
 def test_air_trains_it_resumes_at_any_anchor_and_its_file_draws_the_same_bits(tmp_path):
     assert_continues(run_air, tmp_path / "run", last=7)
     seen = []

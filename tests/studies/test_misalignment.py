@@ -192,6 +192,7 @@ def test_every_domain_has_its_own_prompt():
     assert class_prompt(Domain("fox", "baby", "pixar")) == "a pixar render of a baby fox"
 
 
+@pytest.mark.slow  # renders thousands of portraits
 def test_the_tiny_world_becomes_114_concepts():
     found = embed_tiny_world(ColorEncoder(), seed=0, images_per_class=1)
     again = embed_tiny_world(ColorEncoder(), seed=0, images_per_class=1)

@@ -78,6 +78,7 @@ def test_an_offset_without_direction_is_refused(image, texts):
 
 
 # -- association -------------------------------------------------------------------------------
+@pytest.mark.slow  # resamples thousands of times
 def test_a_planted_association_is_found_and_its_sign_kept():
     x = normal(2, 28)
     y = 5 * x + 0.3 * normal(2, 28, seed=1) + torch.tensor([[100.0], [-100.0]])
@@ -92,6 +93,7 @@ def test_a_planted_association_is_found_and_its_sign_kept():
         assert not against.is_positive and "opposite" in against.verdict
 
 
+@pytest.mark.slow  # resamples thousands of times
 def test_nothing_is_found_where_nothing_is():
     """P-values of unrelated tables are uniform: of 40 about two are at most .05."""
     p_values = [
@@ -119,6 +121,7 @@ def test_pairs_count_alike_whatever_their_scale():
     assert both == pytest.approx((1 + alone) / 2)
 
 
+@pytest.mark.slow  # resamples thousands of times
 def test_a_common_shuffle_of_pairs_that_agree_is_no_evidence_for_more():
     """Two copies of one pair say no more than one: the null exchanges templates, not cells."""
     x, y = normal(1, 8), normal(1, 8, seed=3)
@@ -185,6 +188,7 @@ def test_the_plan_has_every_template_on_the_pairs_of_the_paper():
     assert list(plan.pairs) == PAPER["pairs"]
 
 
+@pytest.mark.slow  # adapts
 def test_a_run_is_nada_with_that_template_scored_like_any_other(world, tmp_path):
     quick, template = load_profile("tiny", QUICK), WORDINGS[1]
     [run] = sweep(quick, ["nada"], ["human-baby"], [0], tmp_path, 1, rows=(),

@@ -25,6 +25,7 @@ def test_steps_are_those_of_the_generator():
     assert not torch.equal(images[2], images[4])
 
 
+@pytest.mark.slow  # draws many images
 def test_more_steps_come_nearer_to_many():
     images = images_by_steps(GENERATOR, GENERATOR.sample_latents(4, rng(1)), [5, 10, 20, 60])
     errors = [error.mean() for error in solver_errors(images, 60).values()]

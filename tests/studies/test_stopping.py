@@ -114,6 +114,7 @@ def test_class_embeddings_are_the_zero_shot_classifier_of_clip():
     torch.testing.assert_close(found, mean / mean.norm())
 
 
+@pytest.mark.slow  # draws many images
 def test_a_curve_is_repeatable_and_leaves_the_run_alone():
     curves = [Curve(SPACE, "dog", "human", LATENTS, every=3) for _ in range(2)]
     results = [run(curve) for curve in curves]

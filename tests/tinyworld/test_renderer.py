@@ -279,6 +279,7 @@ def test_a_pool_is_rendered_once_and_read_back_unchanged(cache, monkeypatch):
     assert (first.pictures(slice(None)) - expected).abs().max() <= 1 / 255 + 1e-6
 
 
+@pytest.mark.slow  # renders thousands of portraits
 def test_worker_processes_render_the_same_pool(monkeypatch):
     monkeypatch.setattr(pool, "BLOCK", 16)
     alone = pool.render_pool(72, 5, "train")
@@ -287,6 +288,7 @@ def test_worker_processes_render_the_same_pool(monkeypatch):
     assert torch.equal(alone.images, together.images)
 
 
+@pytest.mark.slow  # renders thousands of portraits
 def test_splits_and_seeds_share_no_latent(cache):
     pools = [pool.load_pool(20, s, split) for s in (0, 1) for split in ("train", "test")]
     rows = torch.cat([p.latents for p in pools])

@@ -38,6 +38,7 @@ def test_what_is_scored_is_what_was_drawn_enlarged(world):
     assert images.shape == (3, 3, 64, 64)
 
 
+@pytest.mark.slow  # adapts a diffusion model
 def test_nothing_is_paired_and_everything_else_is_scored(world, adapted):
     assert not world.knows_truth
     generator = adapted.apply(world.generator)
@@ -56,6 +57,7 @@ def test_the_true_edit_of_a_picture_is_the_same_sitter_in_the_target_domain(worl
     assert (pictures - reduce(truth)).abs().mean() > 0.05
 
 
+@pytest.mark.slow  # adapts a diffusion model
 def test_an_adapter_is_small_and_draws_the_same_bits_again(world, adapted, tmp_path):
     path = adapted.save(tmp_path / "baby.safetensors")
     assert path.stat().st_size < 1_000_000
@@ -92,6 +94,7 @@ def test_lora_is_not_for_stylegan2():
         open_world("tiny", "human").adapt("nada_lora", "human-baby", steps=1)
 
 
+@pytest.mark.slow  # adapts a diffusion model
 def test_edits_are_scored_against_the_true_edit(world, adapted):
     pictures = world.pictures(3)
     found = edits.edited(world, adapted, pictures)
@@ -104,6 +107,7 @@ def test_edits_are_scored_against_the_true_edit(world, adapted):
     assert kept["kept_l1"] == 0 < scores["kept_l1"]
 
 
+@pytest.mark.slow  # adapts a diffusion model
 def test_diffusion_clip_tunes_on_other_pictures_than_are_edited(world):
     tuned = world.adapt("diffusion_clip", PAIR)
     assert set(tuned.log[-1]) == {"step", "direction", "l1"}

@@ -3,6 +3,8 @@
 import gc
 import weakref
 
+import pytest
+
 from airlib.worlds.memory import remembered
 
 
@@ -39,6 +41,7 @@ def test_a_world_and_what_it_remembers_can_be_forgotten():
     assert [one() for one in kept] == [None, None]
 
 
+@pytest.mark.slow  # opens a world and its references
 def test_the_tiny_world_is_forgotten_with_its_references():
     from airlib.profiles import load_profile
     from airlib.worlds import open_world

@@ -17,6 +17,7 @@ def world():
     return open_world("tiny", "human")
 
 
+@pytest.mark.slow  # adapts
 def test_a_loss_by_object_is_the_loss_by_name(world):
     named = world.adapt("nada", "human-cat", order="norm_mean_norm", **SHORT)
     loss = NADA(world.space, "human", "cat", NADAConfig(order="norm_mean_norm"))
