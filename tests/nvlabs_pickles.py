@@ -140,11 +140,13 @@ def pickled_tensorflow(
     protocol: int = 3,
     version: int = 5,
     number: Callable[[np.ndarray], object] = operator.itemgetter(()),
+    alone: bool = False,
     **changes,
 ) -> bytes:
     """The tuple (G, D, Gs) of networks, the map of NVIDIA's converter run backwards.
 
     number: how an array without dimensions is stored, a numpy scalar as in NVIDIA's own files.
+    alone: Gs instead of the tuple.
     changes: other arguments of the network.
     """
     static = dict(resolution=config["resolution"], num_channels=3, label_size=config["c_dim"])
@@ -171,7 +173,8 @@ def pickled_tensorflow(
     parts = {name: network(name, f"{name}/") for name in ("mapping", "synthesis")}
     whole = network("Gs", "", **parts)
     with nvidia_modules():
-        return pickle.dumps((whole, Network(version=version), whole), protocol)
+        networks = whole if alone else (whole, Network(version=version), whole)
+        return pickle.dumps(networks, protocol)
 
 
 def tensorflow_variable(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:

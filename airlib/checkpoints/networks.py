@@ -19,6 +19,8 @@ from airlib.seeding import rng
 if TYPE_CHECKING:
     from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
+WIDEST = 2**12  # layer of a StyleGAN2; published ones have 512 channels
+
 
 @overload
 def build(kind: Literal["stylegan2"], config: dict) -> "StyleGAN2": ...
@@ -67,10 +69,11 @@ def stylegan2_config(channels: list[int], path: str | Path, **others: int) -> "S
     """
     from airlib.generators.stylegan2 import StyleGAN2Config
 
-    if not 2 <= len(channels) <= 12 or min(*channels, *others.values()) < 1:
+    sizes = [*channels, *others.values()]
+    if not 2 <= len(channels) <= 12 or min(sizes) < 1 or max(sizes) > WIDEST:
         raise AirlibError(
-            f"{path} holds no StyleGAN2: {len(channels)} resolutions, and layers of "
-            f"{min([*channels, *others.values()])} to {max([*channels, *others.values()])} numbers"
+            f"{path} holds no StyleGAN2: {len(channels)} resolutions, and layers of {min(sizes)} "
+            f"to {max(sizes)} numbers"
         )
     resolution = 2 * 2 ** len(channels)
     base, most = channels[-1] * resolution, channels[0]
@@ -107,7 +110,9 @@ def restricted(
     conditional = build("stylegan2", vars(config))
     unknown = {"mapping.w_avg": torch.zeros(config.w_dim)}  # computed below, of this class alone
     conditional.load_state_dict(unknown | tensors, assign=True)
-    network = conditional.restrict(torch.eye(config.c_dim)[index])
+    condition = torch.zeros(config.c_dim)
+    condition[index] = 1
+    network = conditional.restrict(condition)
     return replace(config, c_dim=0), network.state_dict()
 
 

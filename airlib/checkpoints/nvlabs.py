@@ -4,11 +4,11 @@ Three layouts, told apart by what the file holds:
 - PyTorch (stylegan2-ada-pytorch, and the StyleGAN2 of stylegan3): a pickled dictionary with
   `G_ema`, a tree of modules. Its tensors have our names already.
 - TensorFlow (stylegan2, stylegan2-ada): the pickled tuple (G, D, Gs), see `nvlabs_tensorflow`.
-- a state dict under NVIDIA's names that somebody saved with `torch.save`. Its shapes tell the
-  architecture; what they cannot tell is assumed, and said.
+- a state dict under NVIDIA's names that somebody saved, as a rule with `torch.save`. Its shapes
+  tell the architecture; what they cannot tell is assumed, and said.
 
-A conditional network is imported for one of its classes. Tensors are float32, also those of layers
-that NVIDIA runs in half precision.
+The averaged generator may also be pickled alone. A conditional network is imported for one of its
+classes. Tensors are float32, also those of layers that NVIDIA runs in half precision.
 """
 
 from collections.abc import Iterable
@@ -46,11 +46,15 @@ def read_nvlabs(path: str | Path, class_index: int | None = None) -> Imported:
     of the "orig" architecture.
     """
     data = read_pickle(path)
-    if isinstance(data, dict) and isinstance(data.get("G_ema"), PersistentObject):
-        return _read_pytorch(data["G_ema"], path, class_index)
-    is_triple = isinstance(data, tuple) and len(data) == 3
-    if is_triple and isinstance(data[2], TensorFlowNetwork):
-        return read_tensorflow(data[2], path, class_index)
+    if is_nvlabs_state(data):
+        return from_nvlabs_state(data, path, class_index)
+    generator = data.get("G_ema") if isinstance(data, dict) else data
+    if isinstance(data, tuple) and len(data) == 3:
+        generator = data[2]
+    if isinstance(generator, PersistentObject):
+        return _read_pytorch(generator, path, class_index)
+    if isinstance(generator, TensorFlowNetwork):
+        return read_tensorflow(generator, path, class_index)
     raise AirlibError(
         f"{path} holds no StyleGAN2 generator: neither a dictionary with G_ema (PyTorch) nor the "
         "networks G, D and Gs (TensorFlow); give the file of a trained network"

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from airlib.checkpoints.networks import build, mean_latent, restricted, shapes_of
+from airlib.checkpoints.networks import WIDEST, build, mean_latent, restricted, shapes_of
 from airlib.checkpoints.tables import Imported, Rule, ignored_names, translate
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2Config
@@ -34,7 +34,7 @@ FIXED = {
 AGAIN = "download it again"
 MEANS = {"mapping.w_avg", "dlatent_avg"}
 MEAN_SAMPLES = 10_000  # as in NVIDIA's projector, which computes the mean w again
-LARGEST = 2**16  # of any size in the arguments
+LARGEST = 2**16  # number in the arguments
 
 
 class Arguments:
@@ -71,6 +71,8 @@ class Arguments:
 
     def config(self, **numbers: Any) -> StyleGAN2Config:
         """The architecture with these arguments of `StyleGAN2Config`."""
+        if max(numbers["z_dim"], numbers["w_dim"]) > WIDEST:
+            raise AirlibError(f"{self.path} describes a network with latents wider than {WIDEST}")
         try:
             return StyleGAN2Config(**numbers)
         except AirlibError as error:

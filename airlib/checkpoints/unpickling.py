@@ -188,6 +188,11 @@ def _is_foreign(module: object, name: object) -> bool:
     return package not in able or module.startswith("torch.nn.")
 
 
+def _values(machine: Machine, *values: object) -> tuple:
+    """A size or device, which nobody reads."""
+    return values
+
+
 class _NvidiaMachine(DataMachine):
     """Runs a pickle of NVIDIA's; what it does with classes of other packages cannot do anything.
 
@@ -200,6 +205,9 @@ class _NvidiaMachine(DataMachine):
         "dnnlib.tflib.network.Network": _network,
         "dnnlib.util.EasyDict": _easy_dict,
         "torch.storage._load_from_bytes": _storage,
+        "torch.Size": _values,
+        "torch.device": _values,
+        **{f"torch.{dtype}": None for dtype in ("float16", "float32", "float64", "bfloat16")},
     }
 
     def name(self, module: str, name: str) -> None:

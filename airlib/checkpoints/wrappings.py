@@ -123,6 +123,8 @@ def _states(content: Any) -> Iterator[tuple[str | None, dict]]:
     if isinstance(content, dict):
         yield from ((e, content[e]) for e in ENTRIES if isinstance(content.get(e), dict))
         yield None, content
+        others = (name for name in content if isinstance(name, str) and name not in ENTRIES)
+        yield from ((e, content[e]) for e in others if isinstance(content[e], dict))
 
 
 def _prefixes(state: dict, marker: str) -> list[str]:

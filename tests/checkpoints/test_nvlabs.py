@@ -4,6 +4,7 @@ The recording holds weights and images; `nvlabs_pickles` writes the weights as N
 """
 
 import math
+import pickle
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from nvlabs_pickles import pickled, pickled_tensorflow
+from nvlabs_pickles import generator, nvidia_modules, pickled, pickled_tensorflow
 from pickle_assembly import call, program, text
 from pickle_assembly import name as named
 from small_networks import small_generator
@@ -184,6 +185,18 @@ def test_a_number_of_tensorflow_is_read_in_every_form(form, tmp_path):
     assert all(torch.equal(tensors[name], value) for name, value in source.state_dict().items())
 
 
+def test_a_generator_alone_is_read_like_one_in_its_snapshot(tmp_path):
+    source = small_generator()
+    with nvidia_modules():
+        tree = generator(source.state_dict(), source.config_dict(), "ada")
+        contents = [pickle.dumps(tree, 4), pickle.dumps({"G_ema": source.state_dict()}, 4)]
+    single = pickled_tensorflow(source.state_dict(), source.config_dict(), alone=True)
+    for content in (*contents, single):
+        (tmp_path / "file").write_bytes(content)
+        tensors = read_nvlabs(tmp_path / "file").tensors
+        assert all(torch.equal(tensors[name], value) for name, value in source.state_dict().items())
+
+
 # --- modules of other packages -------------------------------------------------------------------
 
 
@@ -196,6 +209,7 @@ class Grown(nn.Module):
         self.main = nn.Sequential(convolution, nn.BatchNorm2d(4), nn.LeakyReLU(0.2, inplace=True))
         self.backbone = torchvision.models.resnet18(weights=None).layer1
         self.channels, self.sizes = [4, 8], {"first": (3, 4), "act": torch.nn.functional.relu}
+        self.device, self.size, self.dtype = torch.device("cpu"), torch.Size([2]), torch.float32
         self.names = Names(a=1)
         self.items = Items([1, 2])
 
