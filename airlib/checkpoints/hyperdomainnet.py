@@ -35,7 +35,8 @@ def is_domain(content: Any) -> bool:
 
     content: what `read_torch` returned.
     """
-    return isinstance(content, dict) and content.get("model_type") in ("parameterization", "mapper")
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    return isinstance(kind, str) and kind in ("parameterization", "mapper")
 
 
 def from_domain(content: dict, path: str | Path, generator: Imported | None = None) -> Imported:

@@ -101,9 +101,13 @@ def _config(state: dict[str, Any], path: str | Path) -> Any:
         embedding = state.get("mapping.embed.weight")
         embedded, classes = (0, 0) if embedding is None else embedding.shape
         dims = {"z_dim": inputs - embedded, "w_dim": len(width), "mapping_layers": depth}
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise AirlibError(
             f"{path} looks like the state of a StyleGAN2 but lacks {error}; it is damaged"
+        ) from error
+    except (IndexError, AttributeError, TypeError, ValueError) as error:
+        raise AirlibError(
+            f"{path} looks like the state of a StyleGAN2, but its weights are none; it is damaged"
         ) from error
     return replace(stylegan2_config(channels, path, **dims), c_dim=classes)
 

@@ -166,9 +166,13 @@ def _config(state: dict[str, Any], path: str | Path) -> StyleGAN2Config:
         z_dim, w_dim = state["style.1.weight"].shape[1], state["style.1.weight"].shape[0]
         channels = [state["conv1.conv.weight"].shape[1]]
         channels += [state[f"convs.{2 * i + 1}.conv.weight"].shape[1] for i in range(blocks)]
-    except (KeyError, IndexError, AttributeError) as error:
+    except KeyError as error:
         raise AirlibError(
             f"{path} looks like a rosinality generator but lacks {error}; it is damaged"
+        ) from error
+    except (IndexError, AttributeError) as error:
+        raise AirlibError(
+            f"{path} looks like a rosinality generator, but its weights are none; it is damaged"
         ) from error
     if z_dim != w_dim:
         raise AirlibError(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from airlib.checkpoints.networks import WIDEST
 from airlib.checkpoints.tables import ignored_names
 from airlib.errors import AirlibError
 
@@ -93,7 +94,7 @@ def mean_of(value: Any, width: int, path: str | Path) -> Tensor:
     AirlibError for all else.
     """
     try:
-        items = value if isinstance(value, list | tuple) else [value]
+        items = value[: 2 * WIDEST] if isinstance(value, list | tuple) else [value]
         parts = [torch.from_numpy(np.array(_on_cpu(item), np.float32)) for item in items]
         rows = torch.cat([part.flatten() for part in parts]).reshape(-1, width)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
@@ -101,7 +102,7 @@ def mean_of(value: Any, width: int, path: str | Path) -> Tensor:
             f"{path} holds a mean latent of another size than {width}, or one that is no numbers; "
             "remove that entry, and the mean is computed"
         ) from error
-    if not len(rows) or not (rows == rows[0]).all():
+    if not len(rows) or not ((rows == rows[0]) | rows.isnan()).all():
         raise AirlibError(
             f"{path} holds a mean latent of {len(rows)} rows that differ; one for all layers is "
             "needed: remove that entry, and the mean is computed"

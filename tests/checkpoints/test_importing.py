@@ -146,6 +146,7 @@ OTHER_FILES = {
         lambda p: domain(p, patch_key="s_delta"),
         "the patch_key 's_delta'; .* 'cin_mult'",
     ),
+    "kinds.pt": (lambda p: torch.save({"model_type": np.zeros(2)}, p), "of another network"),
     "mapper.pt": (mapper, "a mapper of HyperDomainNet, .* single domains only"),
     "psp.pt": (encoder, "an encoder of type 'BackboneEncoder', which airlib does not have"),
     "vgg.pt": (lambda p: torch.save({"conv.weight": torch.zeros(1)}, p), r"network \(conv.weight"),

@@ -166,6 +166,25 @@ def test_a_state_dict_in_nvidias_names_is_the_same_network(wrap):
             assert torch.equal(imported.tensors[name], tensor), name
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mapping.fc1.weight", None, "mapping.fc"),
+        ("mapping.fc0.weight", torch.zeros(16), "its weights are none"),
+        ("mapping.embed.weight", torch.zeros(16, 2), "holds no StyleGAN2: .* of 0 to"),
+        ("synthesis.b4.conv1.weight", "text", "its weights are none"),
+        ("synthesis.b64.conv1.weight", torch.zeros(16, 16, 3, 3), "not have: .*b64"),
+        ("synthesis.b8.torgb.bias", None, "lacks .*b8.torgb.bias"),
+        ("surprise", torch.zeros(2), "does not know: surprise"),
+    ],
+)
+def test_a_state_dict_of_another_architecture_is_refused(name, value, message):
+    state = dict(small_generator().state_dict()) | {name: value}
+    state = {key: tensor for key, tensor in state.items() if tensor is not None}
+    with pytest.raises(AirlibError, match=f"file.pt .*{message}"):
+        from_nvlabs_state({"G_ema": state}, "file.pt")
+
+
 def test_a_state_dict_with_another_filter_is_refused(recorded_state):
     assert any(name.endswith("resample_filter") for name in recorded_state)
     from_nvlabs_state({"G_ema": recorded_state}, "file.pt")

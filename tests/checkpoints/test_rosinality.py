@@ -314,6 +314,8 @@ def without(state: State, name: str) -> State:
         (lambda s: s | {"style.3.weight": torch.zeros(64, 32)}, r"style.3.weight .*\[64, 32\]"),
         (lambda s: s | {"convs.1.conv.weight": torch.zeros(1, 48, 64, 3, 3)}, "no setting of"),
         (lambda s: s | {"to_rgb1.bias": 3}, "holds a int as to_rgb1.bias"),
+        (lambda s: s | {"style.1.weight": 3}, "its weights are none"),
+        (lambda s: s | {"style.1.weight": torch.zeros(())}, "its weights are none"),
         (lambda s: s | {"convs.0.conv.blur.kernel": torch.ones(4, 4)}, "low-pass filter"),
     ],
 )
@@ -334,6 +336,7 @@ def test_another_architecture_is_refused_by_name(state, change, message):
         ({"latent_avg": torch.eye(64)[:18]}, "a mean latent of 18 rows that differ"),
         ({"latent_avg": torch.zeros(0)}, "a mean latent of 0 rows"),
         ({"latent_avg": "mean"}, "one that is no numbers"),
+        ({"latent_avg": [0.0] * 64 + [1.0] * 64}, "a mean latent of 2 rows that differ"),
         ({"latent_avg": [[0.0] * 64]}, "one that is no numbers"),
     ],
 )
