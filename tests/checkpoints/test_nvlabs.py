@@ -271,6 +271,14 @@ def test_a_call_in_a_discriminator_is_refused(attack, tmp_path):
     refused(tmp_path / "file", content, "is refused: it (asks for|calls) '")
 
 
+@pytest.mark.parametrize("names", [[""], ["x"], [str(i) for i in range(3000)]])
+def test_a_module_that_holds_itself_ends(names, tmp_path):
+    children = b"}(" + b"".join(text(name) + b"h\x01" for name in names) + b"u"
+    module = named("nets", "Module") + b")\x81q\x01}" + text("_modules") + children + b"sb"
+    content = program(b"}" + text("G_ema") + module + b"s")
+    refused(tmp_path / "file", content, "its tree of modules is broken")
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
