@@ -12,6 +12,8 @@ import pytest
 import torch
 from small_networks import small_generator
 
+from airlib.checkpoints.hyperdomainnet import from_domain
+from airlib.checkpoints.networks import add_domains
 from airlib.checkpoints.rosinality import from_rosinality, read_rosinality, to_rosinality
 from airlib.checkpoints.tables import Imported
 from airlib.errors import AirlibError
@@ -296,6 +298,25 @@ def test_without_latent_avg_the_mean_of_mapped_latents_is_taken(state, tmp_path)
     w = generator.map(z)[:, 0]
     error = (w.std(dim=0) / 4096**0.5).norm() + (w.std(dim=0) / len(z) ** 0.5).norm()
     assert (w.mean(dim=0) - averages[0]).norm() < 3 * error
+
+
+def test_a_domain_of_hyperdomainnet_makes_the_images_of_its_code(state, recorded):
+    """Its file holds offsets from 1; `hdn_domainmod_32.npz` was recorded from the same weights."""
+    domain = recorded | recording("hdn_domainmod_32.npz")
+    offsets = {
+        f"heads.conv_{i}.params_in": domain[f"in/{i}"].reshape(1, 1, -1, 1, 1)
+        for i in range(LAYERS)
+    }
+    content = {"model_type": "parameterization", "patch_key": "cin_mult", "state_dict": offsets}
+    source = from_rosinality({"g_ema": state, "latent_avg": recorded["latent_avg"]}, "g.pt")
+    imported = from_domain(content, "td.pt", source)
+    adapted = StyleGAN2(StyleGAN2Config(**imported.config))
+    add_domains(adapted, imported.tensors)
+    adapted.load_state_dict(imported.tensors)
+    noise = [domain[f"noise/{i}"] for i in range(LAYERS)]
+    with torch.no_grad():
+        images = adapted(adapted.map(domain["z"]), noise)
+    torch.testing.assert_close(images, domain["img/cin_mult"], **TOLERANCE)
 
 
 # --- what is refused -----------------------------------------------------------------------------
