@@ -6,10 +6,11 @@ so that what is written names them and what reads cannot import them.
 """
 
 import math
+import operator
 import pickle
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -79,11 +80,14 @@ def pickled(
     """A file with G_ema, another G, D and augment_pipe.
 
     state: a network as NVIDIA names it, config: its `config_dict()` here, flavour: "ada" (nested
-    arguments) or "stylegan3" (flat ones), changes: other arguments of the network.
+    arguments) or "stylegan3" (flat ones), changes: other arguments of the network, or "D": another
+    discriminator.
     """
+    discriminator = Persistent("Discriminator", _init_args=(), _init_kwargs=EasyDict())
+    discriminator = changes.pop("D", discriminator)
     networks = EasyDict(
         G=generator({k: value + 1 for k, value in state.items()}, config, flavour, **changes),
-        D=Persistent("Discriminator", _init_args=(), _init_kwargs=EasyDict()),
+        D=discriminator,
         G_ema=generator(state, config, flavour, **changes),
         training_set_kwargs=dict(class_name="training.dataset.ImageFolderDataset", max_size=None),
         augment_pipe=None,
@@ -131,15 +135,27 @@ def _put(module: Persistent, name: str, value: Tensor) -> None:
 
 
 def pickled_tensorflow(
-    state: dict[str, Tensor], config: dict, protocol: int = 3, version: int = 5, **changes
+    state: dict[str, Tensor],
+    config: dict,
+    protocol: int = 3,
+    version: int = 5,
+    number: Callable[[np.ndarray], object] = operator.itemgetter(()),
+    alone: bool = False,
+    **changes,
 ) -> bytes:
-    """The tuple (G, D, Gs) of networks, the map of NVIDIA's converter run backwards."""
+    """The tuple (G, D, Gs) of networks, the map of NVIDIA's converter run backwards.
+
+    number: how an array without dimensions is stored, a numpy scalar as in NVIDIA's own files.
+    alone: Gs instead of the tuple.
+    changes: other arguments of the network.
+    """
     static = dict(resolution=config["resolution"], num_channels=3, label_size=config["c_dim"])
     static |= {"latent_size": config["z_dim"], "dlatent_size": config["w_dim"]}
     static |= {"fmap_base": config["channel_base"] // 2, "fmap_max": config["channel_max"]}
     static |= {"mapping_layers": config["mapping_layers"], "conv_clamp": config["conv_clamp"]}
     names = [name for name in state if not name.endswith("resample_filter")]
     variables = [tensorflow_variable(name, state[name].numpy()) for name in names]
+    variables = [(n, np.ascontiguousarray(a) if a.ndim else number(a)) for n, a in variables]
 
     def network(name: str, prefix: str, **components: Network) -> Network:
         own = [(n.removeprefix(prefix), a) for n, a in variables if n.startswith(prefix)]
@@ -157,13 +173,16 @@ def pickled_tensorflow(
     parts = {name: network(name, f"{name}/") for name in ("mapping", "synthesis")}
     whole = network("Gs", "", **parts)
     with nvidia_modules():
-        return pickle.dumps((whole, Network(version=version), whole), protocol)
+        networks = whole if alone else (whole, Network(version=version), whole)
+        return pickle.dumps(networks, protocol)
 
 
 def tensorflow_variable(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     """Our name and array -> TensorFlow's."""
     if name == "mapping.w_avg":
         return "dlatent_avg", value
+    if name.startswith("mapping.embed."):
+        return f"mapping/LabelEmbed/{name.removeprefix('mapping.embed.')}", value.T
     if match := re.fullmatch(r"mapping\.fc(\d+)\.(\w+)", name):
         return f"mapping/Dense{match[1]}/{match[2]}", value.T
     match = re.fullmatch(r"synthesis\.b(\d+)\.(.*)", name)

@@ -1,7 +1,8 @@
 """Encoders of e4e and ReStyle-e4e (.pt) into our `E4e`, whose names are theirs without "encoder.".
 
     state_dict      encoder.*: the network; decoder.*: the StyleGAN2 it was trained with
-    latent_avg      mean latent of that generator, [512] or already repeated to [n_styles, 512]
+    latent_avg      mean latent of that generator, [512] or already repeated to [n_styles, 512];
+                    absent from e4e if it was trained without (start_from_latent_avg), then zeros
     opts            training options, of which encoder_type says what the outputs mean
     other entries   state of the training
 
@@ -16,6 +17,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from airlib.checkpoints.networks import build, shapes_of
@@ -57,21 +59,21 @@ def from_e4e(content: Any, path: str | Path) -> Imported:
     """The e4e or ReStyle-e4e encoder in the content of a .pt file.
 
     content: what `read_torch` returned for `path`, the file that errors name. Raises AirlibError if
-    it is a pSp encoder or has a ResNet-34 body, if it lacks latent_avg, or if tensors or entries
-    are unknown or missing.
+    it is a pSp encoder or has a ResNet-34 body, if it lacks a latent_avg that it was trained with,
+    or if tensors or entries are unknown or missing.
     """
     if not is_e4e(content):
         raise AirlibError(f"{path} holds no e4e encoder ({INPUT_LAYER}); choose another file")
     state = {str(name): tensor for name, tensor in content["state_dict"].items()}
     _check_kind(state, content.get("opts"), path)
     config = _config(state, path)
-    if content.get("latent_avg") is None:
-        raise AirlibError(
-            f"{path} lacks latent_avg, the mean latent that codes of this encoder are added to; "
-            "choose the file as it was published"
-        )
     source = state | {str(name): content[name] for name in content if name != "state_dict"}
     shape = (config.n_styles, config.w_dim)
+    label = SOURCE
+    if content.get("latent_avg") is None:
+        _check_trained_without_mean(content["opts"], path)
+        source["latent_avg"] = torch.zeros(shape)
+        label += " (trained without latent_avg: codes are the latents themselves)"
     table = [
         (r"encoder\.(.*)", r"\1", None),
         ("latent_avg", "latent_avg", lambda tensor: tensor.expand(shape)),
@@ -79,7 +81,7 @@ def from_e4e(content: Any, path: str | Path) -> Imported:
     targets = shapes_of(build("e4e", vars(config)))
     tensors = translate(source, table, IGNORED, targets, path=path)
     entries = sorted({re.sub(r"^decoder\..*", "decoder.*", name) for name in source})
-    return Imported("e4e", SOURCE, tensors, vars(config).copy(), ignored_names(entries, IGNORED))
+    return Imported("e4e", label, tensors, vars(config).copy(), ignored_names(entries, IGNORED))
 
 
 def _check_kind(state: dict[str, Tensor], options: Any, path: str | Path) -> None:
@@ -88,8 +90,7 @@ def _check_kind(state: dict[str, Tensor], options: Any, path: str | Path) -> Non
             f"{path} is an encoder with a ResNet-34 body, as ReStyle has for everything but faces; "
             "airlib has the IR-SE-50 body of the encoders for faces only"
         )
-    options = vars(options) if isinstance(options, Namespace) else options
-    kind = options.get("encoder_type") if isinstance(options, dict) else None
+    kind = _option(options, "encoder_type")
     expected = "Encoder4Editing" if _has_pyramid(state) else "ProgressiveBackboneEncoder"
     if kind is None:
         raise AirlibError(
@@ -101,6 +102,20 @@ def _check_kind(state: dict[str, Tensor], options: Any, path: str | Path) -> Non
             f"{path} holds an encoder of type {str(kind)[:60]!r}, which airlib does not have; it "
             f"reads e4e ({expected}), not pSp"
         )
+
+
+def _check_trained_without_mean(options: Any, path: str | Path) -> None:
+    if _option(options, "start_from_latent_avg") is not False:
+        raise AirlibError(
+            f"{path} lacks latent_avg, the mean latent that codes of this encoder are added to; "
+            "choose the file as it was published"
+        )
+
+
+def _option(options: Any, name: str) -> Any:
+    """A training option, or None where there is none of that name."""
+    options = vars(options) if isinstance(options, Namespace) else options
+    return options.get(name) if isinstance(options, dict) else None
 
 
 def _has_pyramid(state: dict[str, Tensor]) -> bool:

@@ -13,9 +13,9 @@ renamed is qkv: rows are ordered [head, (q, k, v), channel] and become three mat
 
 What shapes cannot tell is assumed, and is the same in every published P2 model: heads of 64
 channels, the older order of qkv rows, and 8 px at the lowest level (which only sets `sample_size`,
-a default that nothing computes with). Refused, as ADM's other variants need more than renaming:
-resampling by plain convolutions, class labels, additive time embeddings, and a first level that is
-wider than the stem.
+a default that nothing computes with). The result's `source` says what was assumed of attention.
+Refused, as ADM's other variants need more than renaming: resampling by plain convolutions, class
+labels, additive time embeddings, and a first level that is wider than the stem.
 """
 
 import re
@@ -104,7 +104,9 @@ def from_guided_diffusion(
         else:
             table += _attention_rules(theirs, ours, head_channels)
     targets = shapes_of(build("unet", config))
-    return Imported("unet", SOURCE, translate(state, table, {}, targets, path=path), config)
+    tensors = translate(state, table, {}, targets, path=path)
+    assumed = f"heads of {head_channels} channels and the older order of qkv rows assumed"
+    return Imported("unet", f"{SOURCE} ({assumed}, as shapes do not tell)", tensors, config)
 
 
 def _levels(state: Mapping[str, Tensor]) -> tuple[list[Level], int]:

@@ -3,6 +3,8 @@
     path = import_file("ffhq.pkl")            # writes ffhq.pkl.safetensors
     describe(path)                            # what it is: the configuration in its header
     generator = load_imported(path)           # StyleGAN2, UNet2DModel, CLIP or E4e, frozen
+    import_file("afhq.pkl", class_index=2)    # one class of a conditional network
+    import_file("td_pixar.pt", generator="ffhq.pt.safetensors")     # a domain of HyperDomainNet
 
 A file is known by its content, never by its name: by its first bytes (safetensors, TorchScript
 archive, NVIDIA pickle, file of `torch.save`, web page, ...) and, for a file of `torch.save`, by the
@@ -21,8 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from airlib.checkpoints import e4e, guided_diffusion, nvlabs, openai_clip, rosinality
-from airlib.checkpoints.networks import build
+from airlib.checkpoints import (
+    e4e,
+    guided_diffusion,
+    hyperdomainnet,
+    nvlabs,
+    openai_clip,
+    rosinality,
+)
+from airlib.checkpoints.networks import add_domains, build
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
@@ -36,34 +45,50 @@ NOT_WEIGHTS = {
 }
 
 
+FOR = {
+    "class_index": "--class is for the conditional StyleGAN2 networks of NVIDIA's code",
+    "generator": "--generator is for the domains of HyperDomainNet",
+}
+
+
 @dataclass(frozen=True)
 class TorchFormat:
     """A kind of `torch.save` file that airlib knows by its content.
 
     `name` says in words what it is; `recognise(content)` tells whether a file is of this kind, and
-    `read(content, path)` imports it: None if airlib cannot.
+    `read(content, path)` imports it. `takes`: which of the arguments in `FOR` can be given to it.
     """
 
     name: str
     recognise: Callable[[Any], bool]
-    read: Callable[[Any, Path], Imported] | None = None
+    read: Callable[..., Imported]
+    takes: tuple[str, ...] = ()
 
 
-def import_file(path: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
+def import_file(
+    path: str | Path,
+    out: str | Path | None = None,
+    force: bool = False,
+    class_index: int | None = None,
+    generator: str | Path | None = None,
+) -> Path:
     """Convert the weights of another project into a safetensors file of ours; returns its path.
 
     path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or an OpenAI CLIP archive;
     known by its content, and nothing in it is executed. out: the file to write, by default
-    PATH.safetensors; an existing one is replaced only with `force`.
+    PATH.safetensors; an existing one is replaced only with `force`. class_index: the class for
+    which a conditional StyleGAN2 is imported. generator: the generator of a HyperDomainNet domain,
+    imported or as it was published.
 
     Raises AirlibError, and writes nothing, for a file that is damaged, unsafe, unknown or not one
-    of our networks.
+    of our networks, and for a class or generator that it needs or has no use for.
     """
     path = Path(path)
     out = Path(f"{path}.safetensors") if out is None else Path(out)
     if out.exists() and (not force or out.samefile(path)):
         raise AirlibError(f"{out} exists already; give another --out, or --force to replace it")
-    imported = read(path)
+    base = None if generator is None else _read_generator(Path(generator))
+    imported = read(path, class_index, base)
     parameters = _parameters(imported, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -83,16 +108,25 @@ def identify(path: str | Path) -> str:
 
     Raises AirlibError if it is missing, damaged, or nothing that airlib knows.
     """
-    return _open(regular_file(path))[0]
+    name, _, _ = _open(regular_file(path))
+    return name
 
 
-def read(path: str | Path) -> Imported:
+def read(
+    path: str | Path, class_index: int | None = None, generator: Imported | None = None
+) -> Imported:
     """The network in a weight file of another project, as the importer of its format reads it.
 
-    Nothing in the file is executed, and nothing is written. Raises AirlibError if it is missing,
-    damaged, unsafe, unknown or not one of our networks.
+    class_index, generator: as for `import_file`, the latter as read. Nothing in the file is
+    executed, and nothing is written. Raises AirlibError if it is missing, damaged, unsafe, unknown
+    or not one of our networks, and for a class or generator that it needs or has no use for.
     """
-    return _open(regular_file(path))[1]()
+    name, load, takes = _open(regular_file(path))
+    given: dict[str, Any] = {"class_index": class_index, "generator": generator}
+    given = {key: value for key, value in given.items() if value is not None}
+    if useless := sorted(given.keys() - set(takes)):
+        raise AirlibError(f"{path} is of the kind {name!r}; {FOR[useless[0]]}, leave it out")
+    return load(**given)
 
 
 def describe(path: str | Path) -> dict:
@@ -113,7 +147,7 @@ def load_imported(path: str | Path) -> nn.Module:
     """
     tensors, header = _load(path)
     try:
-        network = build(header["kind"], header["config"])
+        network = _built(header["kind"], header["config"], tensors)
         network.load_state_dict(tensors, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise AirlibError(f"{path} is damaged: its tensors do not fit its configuration") from error
@@ -130,53 +164,74 @@ def _load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, header
 
 
+def _read_generator(path: Path) -> Imported:
+    """The network in a file that was imported, or in one that could be."""
+    with regular_file(path).open("rb") as file:
+        if not _is_safetensors(file.read(64)):
+            return read(path)
+    tensors, header = _load(path)
+    return Imported(header["kind"], header["source"], tensors, header["config"])
+
+
+def _built(kind: str, config: dict, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network that `tensors` fit, without numbers."""
+    network = build(kind, config)
+    add_domains(network, tensors)
+    return network
+
+
 # --- what a file is ------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> tuple[str, Callable[[], Imported]]:
-    """(format in words, how to read it)."""
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+
+
+def _open(path: Path) -> tuple[str, Callable[..., Imported], tuple[str, ...]]:
+    """(format in words, how to read it, which arguments in `FOR` that takes)."""
     with path.open("rb") as file:
         head = file.read(64)
     for start, problem in NOT_WEIGHTS.items():
         if head.lstrip().startswith(start):
             raise AirlibError(f"{path} {problem}")
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+    if _is_safetensors(head):
         raise AirlibError(f"{path} is a safetensors file already; use it as it is")
     if openai_clip.is_torchscript(path):
-        return openai_clip.SOURCE, partial(openai_clip.read_openai_clip, path)
+        return openai_clip.SOURCE, partial(openai_clip.read_openai_clip, path), ()
     if zipfile.is_zipfile(path) or head.startswith(LEGACY_TORCH):
         return _torch_format(read_torch(path), path)
     if head.startswith(b"\x80"):
-        return "NVIDIA StyleGAN2 pickle", partial(nvlabs.read_nvlabs, path)
+        return "NVIDIA StyleGAN2 pickle", partial(nvlabs.read_nvlabs, path), ("class_index",)
     raise AirlibError(
         f"{path} is no weight file that airlib knows (NVIDIA .pkl, .pt of PyTorch, CLIP archive); "
         "check what you downloaded"
     )
 
 
-def _torch_format(content: Any, path: Path) -> tuple[str, Callable[[], Imported]]:
+def _torch_format(content: Any, path: Path) -> tuple[str, Callable[..., Imported], tuple[str, ...]]:
     for form in TORCH_FORMATS:
         if form.recognise(content):
-            return form.name, partial(_read_content, form, content, path)
+            return form.name, partial(form.read, content, path), form.takes
     held = ", ".join(sorted(map(str, content))[:4]) if isinstance(content, dict) else "no names"
-    known = ", ".join(form.name for form in TORCH_FORMATS if form.read)
+    known = ", ".join(form.name for form in TORCH_FORMATS)
     raise AirlibError(f"{path} is a PyTorch file of another network ({held}); known are: {known}")
 
 
-def _read_content(form: TorchFormat, content: Any, path: Path) -> Imported:
-    if form.read is None:
-        raise AirlibError(f"{path} is a {form.name}, which airlib cannot import yet")
-    return form.read(content, path)
-
-
-def _is_domain(content: Any) -> bool:
-    return isinstance(content, dict) and content.get("model_type") in ("parameterization", "mapper")
-
-
 TORCH_FORMATS = (
-    TorchFormat("HyperDomainNet domain without its generator", _is_domain),
+    TorchFormat(
+        hyperdomainnet.SOURCE,
+        hyperdomainnet.is_domain,
+        hyperdomainnet.from_domain,
+        takes=("generator",),
+    ),
     TorchFormat(e4e.SOURCE, e4e.is_e4e, e4e.from_e4e),
     TorchFormat(rosinality.SOURCE, rosinality.is_rosinality, rosinality.from_rosinality),
+    TorchFormat(
+        nvlabs.STATE_SOURCE,
+        nvlabs.is_nvlabs_state,
+        nvlabs.from_nvlabs_state,
+        takes=("class_index",),
+    ),
     TorchFormat(
         guided_diffusion.SOURCE,
         guided_diffusion.is_guided_diffusion,
@@ -190,5 +245,5 @@ def _parameters(imported: Imported, path: Path) -> int:
     for name, tensor in imported.tensors.items():
         if not tensor.isfinite().all():
             raise AirlibError(f"{path} holds values in {name} that are not finite; it is damaged")
-    network = build(imported.kind, imported.config)
+    network = _built(imported.kind, imported.config, imported.tensors)
     return sum(parameter.numel() for parameter in network.parameters())

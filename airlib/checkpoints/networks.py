@@ -1,17 +1,25 @@
 """Our networks, by the kind and configuration that an importer found: what its tensors must fit.
 
-`build("stylegan2", {"resolution": 1024})` takes no memory; `shapes_of` lists what it has.
+`build("stylegan2", {"resolution": 1024})` takes no memory; `shapes_of` lists what it has. What all
+importers of a StyleGAN2 need is here too: the architecture that its channels tell, a mean latent
+where a file has none, and the one condition of a conditional network that is wanted.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from airlib.errors import AirlibError
+from airlib.seeding import rng
 
 if TYPE_CHECKING:
-    from airlib.generators.stylegan2 import StyleGAN2
+    from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+
+WIDEST = 2**12  # layer of a StyleGAN2; published ones have 512 channels
 
 
 @overload
@@ -48,3 +56,74 @@ def build(kind: str, config: dict) -> nn.Module:
 def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     """Name -> shape of every tensor in the `state_dict()` of a network."""
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+# --- StyleGAN2 -----------------------------------------------------------------------------------
+
+
+def stylegan2_config(channels: list[int], path: str | Path, **others: int) -> "StyleGAN2Config":
+    """The architecture of a StyleGAN2, from its channels at 4 px, 8 px, 16 px, ...
+
+    others: the widths and depth that `StyleGAN2Config` takes. path: the file that errors name.
+    Raises AirlibError if no setting gives these channels.
+    """
+    from airlib.generators.stylegan2 import StyleGAN2Config
+
+    sizes = [*channels, *others.values()]
+    if not 2 <= len(channels) <= 12 or min(sizes) < 1 or max(sizes) > WIDEST:
+        raise AirlibError(
+            f"{path} holds no StyleGAN2: {len(channels)} resolutions, and layers of {min(sizes)} "
+            f"to {max(sizes)} numbers"
+        )
+    resolution = 2 * 2 ** len(channels)
+    base, most = channels[-1] * resolution, channels[0]
+    config = StyleGAN2Config(resolution, channel_base=base, channel_max=most, **others)
+    if [config.channels(r) for r in config.block_resolutions] != channels:
+        raise AirlibError(
+            f"{path} has {channels} channels from 4 px to {resolution} px, which no setting of "
+            "StyleGAN2 gives; it is a modified network"
+        )
+    return config
+
+
+@torch.no_grad()
+def mean_latent(config: "StyleGAN2Config", tensors: Mapping[str, Tensor], samples: int) -> Tensor:
+    """The mean w [w_dim] of `samples` latents z from a fixed seed.
+
+    tensors: the state of an unconditional StyleGAN2, of which the mapping network is used.
+    """
+    mapping = build("stylegan2", vars(config)).mapping
+    state = {name.removeprefix("mapping."): t for name, t in tensors.items() if "mapping" in name}
+    mapping.load_state_dict(state | {"w_avg": torch.zeros(config.w_dim)}, assign=True)
+    z = torch.randn(samples, config.z_dim, generator=rng(0, "latent_avg"))
+    return mapping(z).mean(dim=0)
+
+
+def restricted(
+    config: "StyleGAN2Config", tensors: dict[str, Tensor], index: int
+) -> tuple["StyleGAN2Config", dict[str, Tensor]]:
+    """(config, tensors) of the unconditional StyleGAN2 that a conditional one is for one class.
+
+    config, tensors: of the conditional network, without mapping.w_avg where it has none. index: of
+    the class, below `config.c_dim`.
+    """
+    conditional = build("stylegan2", vars(config))
+    unknown = {"mapping.w_avg": torch.zeros(config.w_dim)}  # computed below, of this class alone
+    conditional.load_state_dict(unknown | tensors, assign=True)
+    condition = torch.zeros(config.c_dim)
+    condition[index] = 1
+    network = conditional.restrict(condition)
+    return replace(config, c_dim=0), network.state_dict()
+
+
+def add_domains(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the layers of a StyleGAN2 the domain vectors that `tensors` has for them.
+
+    Another network, or one without domain vectors in `tensors`, stays as it is.
+    """
+    from airlib.generators.stylegan2_layers import DOMAIN_PARAMETERS, SynthesisLayer
+
+    for name, layer in network.named_modules():
+        for order, vector in DOMAIN_PARAMETERS.items():
+            if isinstance(layer, SynthesisLayer) and f"{name}.{vector}" in tensors:
+                layer.add_domain(order)

@@ -14,11 +14,14 @@ are not flipped, and the low-pass filters carry the gain of 4 that upsampling ne
     converted from NVIDIA   g_ema, latent_avg, perhaps g and d
     NADA, IPL, AIR          g_ema, g_optim (NADA's g_ema is not an average, whatever its name)
     MindTheGap              g_ema, g_optim, latent_avg, style_latent
-    HyperDomainNet          state_dict, model_type "original", ... (other types hold no generator)
+    JoJoGAN                 g
+    HyperDomainNet          state_dict, model_type "original", ... (see `hyperdomainnet` for others)
 
-Where latent_avg is missing, truncation needs one: we take the mean of 4096 mapped latents, as
-StyleGAN-NADA does whenever it loads a file, but from a fixed seed, so that a file is imported alike
-everywhere. Where it is there, it is used (NADA would draw again).
+`wrappings` finds the generator in them. Where latent_avg is missing, truncation needs one: we take
+the mean of 4096 mapped latents, as StyleGAN-NADA does whenever it loads a file, but from a fixed
+seed, so that a file is imported alike everywhere. Where it is there, it is used (NADA would draw
+again). Fixed noise is drawn from a fixed seed too where a file has none, as the first files of
+rosinality's code.
 """
 
 import re
@@ -29,24 +32,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.networks import build, mean_latent, shapes_of, stylegan2_config
 from airlib.checkpoints.tables import Imported, Rule, ignored_names, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
+from airlib.checkpoints.wrappings import is_wrapped, mean_of, unwrap
 from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.seeding import rng
 
 SOURCE = "rosinality StyleGAN2 checkpoint"
-IGNORED_ENTRIES = {
-    "g": "generator before averaging, g_ema is used",
-    "d": "discriminator",
-    "g_optim|d_optim": "optimiser state",
-    "args|ada_aug_p": "training options",
-    "style_latent": "latent of MindTheGap's reference image",
-    "model_type|patch_key|sg2_params|da_type|mapper_config": "HyperDomainNet's options",
-}
+MARKER = "input.input"
 IGNORED_TENSORS = {r".*\.kernel": "low-pass filter, a constant of the architecture"}
 LATENT_AVERAGE_SAMPLES = 4096
+LR_MULTIPLIER = 0.01  # of the mapping network, a constant of rosinality's code
 
 _CONVOLUTION = {  # our leaf -> theirs
     "weight": "conv.weight",
@@ -66,8 +64,8 @@ _TORGB = {
 def read_rosinality(path: str | Path) -> Imported:
     """The StyleGAN2 generator in a .pt file of rosinality's code; nothing in it is executed.
 
-    Files of StyleGAN-NADA, IPL, AIR, MindTheGap and HyperDomainNet are of that kind. Raises
-    AirlibError if the file is missing, damaged or unsafe, or holds another network.
+    Files of StyleGAN-NADA, IPL, AIR, MindTheGap, JoJoGAN and HyperDomainNet are of that kind.
+    Raises AirlibError if the file is missing, damaged or unsafe, or holds another network.
     """
     return from_rosinality(read_torch(path), path)
 
@@ -77,48 +75,64 @@ def is_rosinality(content: Any) -> bool:
 
     content: what `read_torch` returned.
     """
-    return isinstance(_generator_state(content), dict)
+    return is_wrapped(content, MARKER)
 
 
 def from_rosinality(content: Any, path: str | Path) -> Imported:
     """The StyleGAN2 generator in the content of a .pt file of rosinality's code.
 
     content: what `read_torch` returned for `path`, the file that errors name. Without latent_avg,
-    the mean of 4096 mapped latents from a fixed seed stands for it. Raises AirlibError if entries
-    or tensors are unknown or missing, or the channel numbers or the low-pass filter are not those
-    of StyleGAN2.
+    the mean of 4096 mapped latents stands for it, and fixed noise is drawn where there is none,
+    both from a fixed seed; the result's `source` says so. Raises AirlibError if entries or tensors
+    are unknown or missing, if the network is conditional, or if its channel numbers or low-pass
+    filter are not those of StyleGAN2.
     """
-    state = _generator_state(content)
-    if not isinstance(state, dict):
+    if not is_rosinality(content):
         raise AirlibError(f"{path} holds no rosinality generator (g_ema); choose another file")
-    left_out = _unused_entries(content, path) if content is not state else ()
+    found = unwrap(content, MARKER, path)
+    state = found.state
     config = _config(state, path)
     _check_filters(state, path)
-    generator = build("stylegan2", asdict(config))
-    shapes = shapes_of(generator)
-    del shapes["mapping.w_avg"]  # comes from another entry, or is computed
+    notes = [found.note] if found.note else []
+    if not any(name.startswith("noises.") for name in state):
+        notes.append("no fixed noise in it: drawn from seed 0")
+        state |= _noise(config)
+    shapes = shapes_of(build("stylegan2", asdict(config)))
+    del shapes["mapping.w_avg"]  # has no name there, or is computed
     table = [_rule(theirs, ours, shapes[ours]) for ours, theirs in names(config).items()]
     tensors = translate(state, table, IGNORED_TENSORS, shapes, path=path)
-    average, source = content.get("latent_avg"), SOURCE
-    if average is None:
-        average = _latent_average(generator, tensors)
-        source += f" (no latent_avg in it: mean of {LATENT_AVERAGE_SAMPLES} mapped latents)"
-    if average.numel() != config.w_dim:
-        raise AirlibError(f"{path} holds a latent_avg of another size than {config.w_dim}")
-    tensors["mapping.w_avg"] = average.float().reshape(config.w_dim)
-    ignored = left_out + ignored_names(state, IGNORED_TENSORS)
-    return Imported("stylegan2", source, tensors, generator.config_dict(), ignored)
+    if found.mean is None:
+        notes.append(f"no latent_avg in it: mean of {LATENT_AVERAGE_SAMPLES} mapped latents")
+        tensors["mapping.w_avg"] = mean_latent(config, tensors, LATENT_AVERAGE_SAMPLES)
+    else:
+        tensors["mapping.w_avg"] = mean_of(found.mean, config.w_dim, path)
+    source = f"{SOURCE} ({'; '.join(notes)})" if notes else SOURCE
+    ignored = found.ignored + ignored_names(found.state, IGNORED_TENSORS)
+    return Imported("stylegan2", source, tensors, asdict(config), ignored)
 
 
-def to_rosinality(generator: StyleGAN2) -> dict[str, Any]:
+def to_rosinality(generator: StyleGAN2, without_clamp: bool = False) -> dict[str, Any]:
     """A generator as rosinality's code has it: what to give to `torch.save`.
 
     The result, {"g_ema": state, "latent_avg": [w_dim]}, loads strictly in rosinality's code and in
-    its relatives (StyleGAN-NADA and others).
+    its relatives (StyleGAN-NADA and others), if their Generator has the same channels; it makes the
+    same images. What that code has no name for is folded into the weights: another learning rate of
+    the mapping network, a latent direction, domain vectors before demodulation.
+
+    without_clamp: leave out `conv_clamp`; the images stay equal unless an activation reaches it.
+    Raises AirlibError for what cannot be expressed: domain vectors after demodulation, a clamp, a
+    condition, a z and w of different widths, and parameters that are no part of StyleGAN2.
     """
-    ours = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
+    _check_expressible(generator, without_clamp)
+    ours = _folded(generator)
+    table = names(generator.config)
+    if unknown := sorted(ours.keys() - table.keys() - {"mapping.w_avg"}):
+        raise AirlibError(
+            f"rosinality's code has nothing like {', '.join(unknown[:4])}; export a generator "
+            "without it"
+        )
     state = {}
-    for name, theirs in names(generator.config).items():
+    for name, theirs in table.items():
         state[theirs] = ours[name].reshape(_their_shape(theirs, ours[name])).clone()
     for i in range(len(generator.config.block_resolutions) - 1):
         state[f"convs.{2 * i}.conv.blur.kernel"] = _filter()
@@ -144,30 +158,7 @@ def names(config: StyleGAN2Config) -> dict[str, str]:
     return pairs
 
 
-def _generator_state(content: Any) -> dict | None:
-    """The state of the generator: an entry of `content`, or `content` itself."""
-    if not isinstance(content, dict):
-        return None
-    for entry in ("g_ema", "state_dict"):
-        if isinstance(content.get(entry), dict) and "input.input" in content[entry]:
-            return content[entry]
-    return content if "input.input" in content else None
-
-
-def _unused_entries(content: dict, path: str | Path) -> tuple[str, ...]:
-    """The entries beside the generator, each with the reason; unknown ones are an error."""
-    others = content.keys() - {"g_ema", "state_dict", "latent_avg"}
-    ignored = ignored_names(sorted(others), IGNORED_ENTRIES)
-    known = {entry.split(":")[0] for entry in ignored}
-    if unknown := sorted(others - known):
-        raise AirlibError(
-            f"{path} has entries that this importer does not know: {', '.join(unknown)}; "
-            "save its g_ema and latent_avg alone and import that file"
-        )
-    return ignored
-
-
-def _config(state: dict[str, Tensor], path: str | Path) -> StyleGAN2Config:
+def _config(state: dict[str, Any], path: str | Path) -> StyleGAN2Config:
     """The architecture, from names and shapes."""
     depth = len(numbers(state, r"style\.(\d{1,4})\.weight"))
     blocks = len(numbers(state, r"to_rgbs\.(\d{1,4})\.bias"))
@@ -175,25 +166,21 @@ def _config(state: dict[str, Tensor], path: str | Path) -> StyleGAN2Config:
         z_dim, w_dim = state["style.1.weight"].shape[1], state["style.1.weight"].shape[0]
         channels = [state["conv1.conv.weight"].shape[1]]
         channels += [state[f"convs.{2 * i + 1}.conv.weight"].shape[1] for i in range(blocks)]
-        resolution = 4 * 2**blocks
-        config = StyleGAN2Config(
-            resolution=resolution,
-            z_dim=z_dim,
-            w_dim=w_dim,
-            channel_base=channels[-1] * resolution,
-            channel_max=channels[0],
-            mapping_layers=depth,
-        )
-    except (KeyError, IndexError, AttributeError) as error:
+    except KeyError as error:
         raise AirlibError(
             f"{path} looks like a rosinality generator but lacks {error}; it is damaged"
         ) from error
-    if [config.channels(r) for r in config.block_resolutions] != channels:
+    except (IndexError, AttributeError) as error:
         raise AirlibError(
-            f"{path} has {channels} channels from 4 px to {resolution} px, which no setting of "
-            "StyleGAN2 gives; it is a modified network"
+            f"{path} looks like a rosinality generator, but its weights are none; it is damaged"
+        ) from error
+    if z_dim != w_dim:
+        raise AirlibError(
+            f"{path} holds a generator whose mapping takes {z_dim} numbers and gives {w_dim}, as "
+            "no network of rosinality's code does: a conditional one, it seems; only unconditional "
+            "ones can be imported"
         )
-    return config
+    return stylegan2_config(channels, path, z_dim=z_dim, w_dim=w_dim, mapping_layers=depth)
 
 
 def _rule(theirs: str, ours: str, shape: torch.Size) -> Rule:
@@ -224,21 +211,78 @@ def _filter() -> Tensor:
     return torch.outer(taps, taps) / 16
 
 
-def _check_filters(state: dict[str, Tensor], path: str | Path) -> None:
+def _check_filters(state: dict[str, Any], path: str | Path) -> None:
     for name, tensor in state.items():
-        if name.endswith(".kernel") and not torch.equal(tensor.float(), _filter()):
+        if not name.endswith(".kernel") or not isinstance(tensor, Tensor):
+            continue
+        if not torch.equal(tensor.float(), _filter()):
             raise AirlibError(
                 f"{path} uses another low-pass filter than [1, 3, 3, 1] ({name}), which our "
                 "network does not have"
             )
 
 
+def _noise(config: StyleGAN2Config) -> dict[str, Tensor]:
+    """Fixed noise under rosinality's names, from a fixed seed."""
+    sizes = [4] + [r for r in config.block_resolutions[1:] for _ in range(2)]
+    random = rng(0, "fixed noise")
+    return {
+        f"noises.noise_{i}": torch.randn(1, 1, size, size, generator=random)
+        for i, size in enumerate(sizes)
+    }
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def _check_expressible(generator: StyleGAN2, without_clamp: bool) -> None:
+    config = generator.config
+    after = [layer.domain_post for layer in generator.synthesis.layers]
+    if any(vector is not None and (vector != 1).any() for vector in after):
+        raise AirlibError(
+            "rosinality's code cannot express domain vectors after demodulation (domain_post); "
+            "keep the adaptation in airlib, or train one with vectors before it (domain_vector)"
+        )
+    if config.c_dim:
+        raise AirlibError(
+            "rosinality's code has no conditional generator; export what `restrict` returns for "
+            "one class"
+        )
+    if config.z_dim != config.w_dim:
+        raise AirlibError(
+            f"rosinality's code has no generator whose z of {config.z_dim} numbers differs from "
+            f"its w of {config.w_dim}; only one with equal widths can be exported"
+        )
+    if config.conv_clamp is not None and not without_clamp:
+        raise AirlibError(
+            f"rosinality's code cannot clamp activations (conv_clamp {config.conv_clamp}); give "
+            "without_clamp=True to leave that out, if no activation reaches it"
+        )
+
+
 @torch.no_grad()
-def _latent_average(generator: StyleGAN2, tensors: dict[str, Tensor]) -> Tensor:
-    """Mean w [w_dim] of 4096 latents z from a fixed seed; `generator` needs no values yet."""
-    mapping = generator.mapping
-    state = {name.removeprefix("mapping."): t for name, t in tensors.items() if "mapping" in name}
-    state["w_avg"] = torch.zeros(generator.w_dim)
-    mapping.load_state_dict(state, assign=True)
-    z = torch.randn(LATENT_AVERAGE_SAMPLES, generator.z_dim, generator=rng(0, "latent_avg"))
-    return mapping(z).mean(dim=0)
+def _folded(generator: StyleGAN2) -> dict[str, Tensor]:
+    """The state of a plain StyleGAN2 with learning rate 0.01 that makes the same images."""
+    state = {name: tensor.detach().cpu().clone() for name, tensor in generator.state_dict().items()}
+    rate = generator.config.mapping_lr_multiplier / LR_MULTIPLIER
+    for name in state:
+        if name.startswith("mapping.fc") and rate != 1:
+            state[name] *= rate
+    direction = state.pop("direction", None)
+    for name, index in _latent_indices(generator.config).items():
+        state.pop(f"{name}.domain_post", None)  # all ones
+        if (vector := state.pop(f"{name}.domain", None)) is not None:
+            state[f"{name}.weight"] *= vector[:, None, None]
+        if direction is not None:
+            weight = state[f"{name}.affine.weight"] / generator.w_dim**0.5
+            state[f"{name}.affine.bias"] += weight @ direction[index]
+    return state
+
+
+def _latent_indices(config: StyleGAN2Config) -> dict[str, int]:
+    """The layers of the synthesis network -> which entry of w+ each sees."""
+    indices = {"synthesis.b4.conv1": 0, "synthesis.b4.torgb": 1}
+    for i, r in enumerate(config.block_resolutions[1:]):
+        layers = ("conv0", "conv1", "torgb")
+        indices |= {f"synthesis.b{r}.{layer}": 2 * i + 1 + j for j, layer in enumerate(layers)}
+    return indices

@@ -13,6 +13,7 @@ A file that asks for more, or is not what it should be, is one AirlibError.
 
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,10 @@ NONSENSE = (
 
 @dataclass(frozen=True, eq=False)
 class PersistentObject:
-    """An object of NVIDIA's PyTorch code, such as a module: `state` is its `__dict__`."""
+    """An object of NVIDIA's PyTorch code, such as a module: `state` is its `__dict__`.
+
+    An object of other code, such as a `torch.nn.Conv2d`, becomes one too, of version 0.
+    """
 
     class_name: str
     version: int
@@ -55,9 +59,10 @@ class TensorFlowNetwork:
 def read_pickle(path: str | Path) -> Any:
     """The data in an NVIDIA pickle (protocol 2 to 4); nothing in it is executed.
 
-    Raises AirlibError if the file is missing, damaged, or holds anything but objects of NVIDIA's
-    code (as `PersistentObject` and `TensorFlowNetwork`), tensors, arrays, containers, numbers and
-    text.
+    Objects of NVIDIA's code become `PersistentObject` and `TensorFlowNetwork`. So do those of other
+    packages, such as the discriminator of a fork: shells that keep their attributes. Raises
+    AirlibError if the file is missing, damaged, or holds anything else but tensors, arrays,
+    containers, numbers and text.
     """
     path = regular_file(path)
     with errors_of(path, "NVIDIA pickle"), path.open("rb") as file:
@@ -164,16 +169,67 @@ def _storage(machine: Machine, value: bytes | Blob) -> Tensor:
     return storage
 
 
+@dataclass(frozen=True)
+class _Foreign:
+    """The name of a class of another package; it stays a name and is not imported."""
+
+    name: str
+
+
+def _is_foreign(module: object, name: object) -> bool:
+    """Whether MODULE.NAME is in a package that defines networks, as far as a name can tell.
+
+    Python's own modules, numpy and torch do other things as well; of them, `torch.nn` is foreign.
+    """
+    if type(module) is not str or type(name) is not str:
+        return False
+    package = module.split(".")[0]
+    able = sys.stdlib_module_names | {"__builtin__", "numpy", "torch"}
+    return package not in able or module.startswith("torch.nn.")
+
+
+def _values(machine: Machine, *values: object) -> tuple:
+    """A size or device, which nobody reads."""
+    return values
+
+
 class _NvidiaMachine(DataMachine):
+    """Runs a pickle of NVIDIA's; what it does with classes of other packages cannot do anything.
+
+    They can be named, and an object of one can be made without arguments, as Python's pickle makes
+    every object, and given a state or items. To call one with arguments ends the program.
+    """
+
     calls = DataMachine.calls | {
         "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
         "dnnlib.tflib.network.Network": _network,
         "dnnlib.util.EasyDict": _easy_dict,
         "torch.storage._load_from_bytes": _storage,
+        "torch.Size": _values,
+        "torch.device": _values,
+        **{f"torch.{dtype}": None for dtype in ("float16", "float32", "float64", "bfloat16")},
     }
 
-    def build(self, target: object, state: Any) -> None:
-        if isinstance(target, TensorFlowNetwork) and isinstance(state, dict):
-            target.state.update(state)
+    def name(self, module: str, name: str) -> None:
+        if f"{module}.{name}" not in self.calls and _is_foreign(module, name):
+            self.push(_Foreign(f"{module}.{name}"))
         else:
+            super().name(module, name)
+
+    def call(self) -> None:
+        if not isinstance(self.stack[-2], _Foreign):
+            return super().call()
+        function, arguments = self.pop(2)
+        if type(arguments) is not tuple or arguments:
+            raise UnpicklingError(f"calls {function.name[:100]!r}, which no network needs")
+        self.push(PersistentObject(function.name, 0, {}))
+
+    def build(self, target: object, state: Any) -> None:
+        if isinstance(target, PersistentObject | TensorFlowNetwork) and isinstance(state, dict):
+            target.state.update(state)
+        elif not isinstance(target, PersistentObject):  # one without a __dict__ has other states
             super().build(target, state)
+
+    def extend(self, items: list) -> None:
+        if not isinstance(self.stack[-1], PersistentObject):  # a foreign list or dictionary
+            super().extend(items)

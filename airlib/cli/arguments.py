@@ -98,6 +98,14 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=None, metavar="FILE", help="default: FILE.safetensors"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--class", type=int, dest="class_index", metavar="N",
+        help="of a conditional StyleGAN2: the class to import (0, 1, ...)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--generator", type=Path, metavar="FILE",
+        help="of a HyperDomainNet domain: the generator that it was made for",
+    )  # fmt: skip
 
 
 def _add_fetch(parser: argparse.ArgumentParser) -> None:

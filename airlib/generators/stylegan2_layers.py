@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from airlib.errors import AirlibError
 
 ModulationOrder = Literal["pre", "post"]
-DOMAIN_PARAMETERS = {"pre": "domain", "post": "domain_post"}
+DOMAIN_PARAMETERS: dict[ModulationOrder, str] = {"pre": "domain", "post": "domain_post"}
 """Name of the domain vector of a layer, by where it acts: a file of vectors says it by itself."""
 
 _TAPS = torch.tensor([0.25, 0.75, 0.75, 0.25])

@@ -159,6 +159,7 @@ def test_published_p2_models_are_recognised():
     path = GOLDEN / "adm_p2_ffhq256_diffusers_config.json"
     assert imported.config == json.loads(path.read_text(encoding="utf-8")) == P2_CONFIG
     assert len(imported.tensors) == 362 + 2 * 2 * 4  # one qkv becomes three, in four attentions
+    assert "heads of 64 channels and the older order of qkv rows assumed" in imported.source
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,21 @@ def test_files_of_old_torch_are_known_too(tmp_path):
 # --- files that are something else ---------------------------------------------------------------
 
 
-def domain(path: Path) -> None:
-    torch.save({"model_type": "parameterization", "state_dict": {}}, path)
+def domain(path: Path, **changes: object) -> dict[str, torch.Tensor]:
+    """A domain of HyperDomainNet for `small_generator`; returns its offsets by layer."""
+    layers = small_generator().synthesis.layers
+    offsets = {
+        f"heads.conv_{i}.params_in": 0.3 * torch.randn(1, 1, layer.weight.shape[1], 1, 1)
+        for i, layer in enumerate(layers)
+    }
+    content = {"model_type": "parameterization", "patch_key": "cin_mult", "state_dict": offsets}
+    content |= {"da_type": "im2im", "style_latents": torch.zeros(11, 16)}
+    torch.save(content | {"sg2_params": {"img_size": 16}} | changes, path)
+    return offsets
+
+
+def mapper(path: Path) -> None:
+    torch.save({"model_type": "mapper", "patch_key": "cin_mult", "state_dict": {}}, path)
 
 
 def encoder(path: Path) -> None:
@@ -128,7 +141,13 @@ def encoder(path: Path) -> None:
 
 
 OTHER_FILES = {
-    "domain.pt": (domain, "HyperDomainNet domain without its generator, .* cannot import yet"),
+    "domain.pt": (domain, "domain of HyperDomainNet for 5 convolutions, .* with --generator"),
+    "shift.pt": (
+        lambda p: domain(p, patch_key="s_delta"),
+        "the patch_key 's_delta'; .* 'cin_mult'",
+    ),
+    "kinds.pt": (lambda p: torch.save({"model_type": np.zeros(2)}, p), "of another network"),
+    "mapper.pt": (mapper, "a mapper of HyperDomainNet, .* single domains only"),
     "psp.pt": (encoder, "an encoder of type 'BackboneEncoder', which airlib does not have"),
     "vgg.pt": (lambda p: torch.save({"conv.weight": torch.zeros(1)}, p), r"network \(conv.weight"),
     "number.pt": (lambda p: torch.save(7, p), "PyTorch file of another network"),
@@ -155,6 +174,69 @@ def test_one_line_says_what_a_wrong_file_is(name, tmp_path):
         import_file(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+# --- files that need another one, or a choice ----------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("is_imported", [True, False])
+def test_a_domain_of_hyperdomainnet_multiplies_the_input_of_the_convolutions(
+    is_imported, prefix, tmp_path
+):
+    """After demodulation, so each is a factor of the features that enter a layer."""
+    offsets = domain(tmp_path / "td.pt")
+    named = {prefix + name: offset for name, offset in offsets.items()}
+    domain(tmp_path / "td.pt", state_dict=named)
+    original = write_rosinality(tmp_path / "g.pt")
+    given = import_file(tmp_path / "g.pt") if is_imported else tmp_path / "g.pt"
+    imported = import_file(tmp_path / "td.pt", generator=given)
+    header = describe(imported)
+    assert header["source"].startswith("HyperDomainNet domain, after demodulation, on: rosinality")
+    assert any(name.startswith("style_latents: ") for name in header["ignored"])
+    network = load_imported(imported)
+    assert header["parameters"] == sum(p.numel() for p in network.parameters())
+    for layer, offset in zip(original.synthesis.layers, offsets.values(), strict=True):
+        factors = 1 + offset.flatten()[:, None, None]
+        layer.register_forward_pre_hook(lambda _, inputs, f=factors: (inputs[0] * f, *inputs[1:]))
+    torch.testing.assert_close(output(network), output(original), atol=1e-5, rtol=0)
+
+
+def test_a_domain_of_another_generator_is_refused(tmp_path):
+    domain(tmp_path / "td.pt")
+    for changes, message in (
+        ({"channel_max": 8}, "of other shapes than our network"),
+        ({"resolution": 8}, r"does not have: heads\.conv_3"),
+        ({"resolution": 32}, r"lacks tensors .*b32\.conv0\.domain_post"),
+    ):
+        other = rosinality.to_rosinality(small_generator(**changes))
+        torch.save(other, tmp_path / "other.pt")
+        with pytest.raises(AirlibError, match=f"td.pt .*{message}"):
+            import_file(tmp_path / "td.pt", generator=tmp_path / "other.pt")
+    write_clip(tmp_path / "clip.pt")
+    with pytest.raises(AirlibError, match="td.pt is a domain of a StyleGAN2"):
+        import_file(tmp_path / "td.pt", generator=tmp_path / "clip.pt")
+
+
+def test_one_class_of_a_conditional_network_is_imported_by_the_command(tmp_path, capsys):
+    source, path = small_generator(c_dim=3), tmp_path / "cond.pkl"
+    path.write_bytes(pickled(source.state_dict(), source.config_dict()))
+    assert main(["import", str(path)]) == 1
+    assert "conditional network (3 classes); choose one with --class" in capsys.readouterr().err
+    assert main(["import", str(path), "--class", "2"]) == 0
+    assert "class 2 of 0 to 2" in capsys.readouterr().out
+    network = load_imported(f"{path}.safetensors")
+    expected = source.restrict(torch.eye(3)[2])
+    torch.testing.assert_close(output(network), output(expected), atol=1e-6, rtol=0)
+
+
+def test_a_choice_that_a_file_has_no_use_for_is_refused(tmp_path):
+    write_rosinality(tmp_path / "g.pt")
+    with pytest.raises(AirlibError, match=r"g\.pt .*--class is for the .* leave it out"):
+        import_file(tmp_path / "g.pt", class_index=0)
+    with pytest.raises(AirlibError, match=r"g\.pt .*--generator is for the domains of"):
+        import_file(tmp_path / "g.pt", generator=tmp_path / "g.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.pt"]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])

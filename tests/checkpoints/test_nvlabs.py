@@ -4,6 +4,7 @@ The recording holds weights and images; `nvlabs_pickles` writes the weights as N
 """
 
 import math
+import pickle
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nvlabs_pickles import pickled, pickled_tensorflow
+import torchvision
+from nvlabs_pickles import generator, nvidia_modules, pickled, pickled_tensorflow
+from pickle_assembly import call, program, text
+from pickle_assembly import name as named
 from small_networks import small_generator
+from torch import nn
 
-from airlib.checkpoints.nvlabs import read_nvlabs
+from airlib.checkpoints.nvlabs import from_nvlabs_state, read_nvlabs
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
@@ -115,6 +120,165 @@ def test_learning_rate_of_the_mapping(tmp_path):
         assert read_nvlabs(tmp_path / "file").config["mapping_lr_multiplier"] == 0.5
 
 
+# --- conditional networks, and what a file need not have -----------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_conditional_network_is_imported_for_one_class(layout, tmp_path):
+    source = small_generator(c_dim=5)
+    (tmp_path / "file").write_bytes(LAYOUTS[layout](source.state_dict(), source.config_dict()))
+    imported = read_nvlabs(tmp_path / "file", class_index=3)
+    assert "class 3 of 0 to 4" in imported.source and imported.config["c_dim"] == 0
+    z = torch.randn(4, source.z_dim, generator=torch.Generator().manual_seed(2))
+    expected = source(source.map(z, c=torch.eye(5)[[3] * 4]), "const")
+    loaded = network(imported)
+    torch.testing.assert_close(loaded(loaded.map(z), "const"), expected, atol=2e-5, rtol=0)
+    other = network(read_nvlabs(tmp_path / "file", class_index=2))
+    assert (other(other.map(z), "const") - expected).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("c_dim", [0, 5])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_a_mean_w_it_is_computed(layout, c_dim, tmp_path):
+    """As of files trained with w_avg_beta=None."""
+    source = small_generator(c_dim=c_dim)
+    state = {k: v for k, v in source.state_dict().items() if k != "mapping.w_avg"}
+    (tmp_path / "file").write_bytes(LAYOUTS[layout](state, source.config_dict()))
+    chosen = 1 if c_dim else None
+    imported = read_nvlabs(tmp_path / "file", chosen)
+    assert c_dim or "mean of 10000 mapped latents" in imported.source
+    z = torch.randn(50_000, source.z_dim, generator=torch.Generator().manual_seed(5))
+    w = network(imported).map(z)[:, 0]
+    error = (w.std(dim=0) / (4096 if c_dim else 10_000) ** 0.5).norm()
+    error += (w.std(dim=0) / len(z) ** 0.5).norm()
+    assert (w.mean(dim=0) - imported.tensors["mapping.w_avg"]).norm() < 3 * error
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"G_ema": s}, lambda s: {"G": s, "iter": 5}, dict])
+def test_a_state_dict_in_nvidias_names_is_the_same_network(wrap):
+    for c_dim, chosen in ((0, None), (4, 2)):
+        source = small_generator(c_dim=c_dim, z_dim=12, channel_base=192, channel_max=24)
+        imported = from_nvlabs_state(wrap(source.state_dict()), "file.pt", chosen)
+        assert "no conv_clamp assumed" in imported.source
+        expected = source.restrict(torch.eye(4)[2]) if c_dim else source
+        assert imported.config == expected.config_dict()
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(imported.tensors[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mapping.fc1.weight", None, "mapping.fc"),
+        ("mapping.fc0.weight", torch.zeros(16), "its weights are none"),
+        ("mapping.embed.weight", torch.zeros(16, 2), "holds no StyleGAN2: .* of 0 to"),
+        ("synthesis.b4.conv1.weight", "text", "its weights are none"),
+        ("synthesis.b64.conv1.weight", torch.zeros(16, 16, 3, 3), "not have: .*b64"),
+        ("synthesis.b8.torgb.bias", None, "lacks .*b8.torgb.bias"),
+        ("surprise", torch.zeros(2), "does not know: surprise"),
+    ],
+)
+def test_a_state_dict_of_another_architecture_is_refused(name, value, message):
+    state = dict(small_generator().state_dict()) | {name: value}
+    state = {key: tensor for key, tensor in state.items() if tensor is not None}
+    with pytest.raises(AirlibError, match=f"file.pt .*{message}"):
+        from_nvlabs_state({"G_ema": state}, "file.pt")
+
+
+def test_a_state_dict_with_another_filter_is_refused(recorded_state):
+    assert any(name.endswith("resample_filter") for name in recorded_state)
+    from_nvlabs_state({"G_ema": recorded_state}, "file.pt")
+    name = next(name for name in recorded_state if name.endswith("resample_filter"))
+    changed = recorded_state | {name: torch.ones(4, 4) / 16}
+    with pytest.raises(AirlibError, match=f"file.pt uses another low-pass filter .*{name}"):
+        from_nvlabs_state({"G_ema": changed}, "file.pt")
+
+
+@pytest.mark.parametrize("form", [lambda a: a[()], float, np.asarray, np.atleast_1d])
+def test_a_number_of_tensorflow_is_read_in_every_form(form, tmp_path):
+    """NVIDIA's own files hold numpy scalars; converters write arrays."""
+    source = small_generator()
+    content = pickled_tensorflow(source.state_dict(), source.config_dict(), number=form)
+    (tmp_path / "file").write_bytes(content)
+    tensors = read_nvlabs(tmp_path / "file").tensors
+    assert all(torch.equal(tensors[name], value) for name, value in source.state_dict().items())
+
+
+def test_a_generator_alone_is_read_like_one_in_its_snapshot(tmp_path):
+    source = small_generator()
+    with nvidia_modules():
+        tree = generator(source.state_dict(), source.config_dict(), "ada")
+        contents = [pickle.dumps(tree, 4), pickle.dumps({"G_ema": source.state_dict()}, 4)]
+    single = pickled_tensorflow(source.state_dict(), source.config_dict(), alone=True)
+    for content in (*contents, single):
+        (tmp_path / "file").write_bytes(content)
+        tensors = read_nvlabs(tmp_path / "file").tensors
+        assert all(torch.equal(tensors[name], value) for name, value in source.state_dict().items())
+
+
+# --- modules of other packages -------------------------------------------------------------------
+
+
+class Grown(nn.Module):
+    """A discriminator as forks have it, with attributes of many kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        convolution = nn.utils.spectral_norm(nn.Conv2d(3, 4, 3))
+        self.main = nn.Sequential(convolution, nn.BatchNorm2d(4), nn.LeakyReLU(0.2, inplace=True))
+        self.backbone = torchvision.models.resnet18(weights=None).layer1
+        self.channels, self.sizes = [4, 8], {"first": (3, 4), "act": torch.nn.functional.relu}
+        self.device, self.size, self.dtype = torch.device("cpu"), torch.Size([2]), torch.float32
+        self.names = Names(a=1)
+        self.items = Items([1, 2])
+
+
+class Names(dict):
+    """A dictionary of another package."""
+
+
+class Items(list):
+    """A list of another package."""
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm:FutureWarning")
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_discriminator_of_other_modules_is_passed_over(protocol, tmp_path):
+    source = small_generator()
+    with torch.random.fork_rng():
+        content = pickled(source.state_dict(), source.config_dict(), protocol=protocol, D=Grown())
+    assert b"torch.nn.modules.conv" in content and b"torchvision" in content
+    (tmp_path / "file").write_bytes(content)
+    tensors = read_nvlabs(tmp_path / "file").tensors
+    assert all(torch.equal(tensors[name], value) for name, value in source.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        call("os.system", text("true")),
+        call("builtins.getattr", text("x"), text("y")),
+        call("torch.hub.load", text("x")),
+        call("numpy.load", text("x")),
+        call("torch.nn.Linear", text("x")),  # only an object without arguments is inert in Python
+        call("timm.create_model", text("x")),
+        call("pip.main", text("x")),
+        named("timm.models", "Net") + b"(" + text("x") + b"t\x81",
+    ],
+)
+def test_a_call_in_a_discriminator_is_refused(attack, tmp_path):
+    content = program(b"}" + text("D") + attack + b"s")
+    refused(tmp_path / "file", content, "is refused: it (asks for|calls) '")
+
+
+@pytest.mark.parametrize("names", [[""], ["x"], [str(i) for i in range(3000)]])
+def test_a_module_that_holds_itself_ends(names, tmp_path):
+    children = b"}(" + b"".join(text(name) + b"h\x01" for name in names) + b"u"
+    module = named("nets", "Module") + b")\x81q\x01}" + text("_modules") + children + b"sb"
+    content = program(b"}" + text("G_ema") + module + b"s")
+    refused(tmp_path / "file", content, "its tree of modules is broken")
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
@@ -130,7 +294,25 @@ def test_a_conditional_network_is_refused(layout, tmp_path):
     source = small_generator(c_dim=5)
     state = {k: v for k, v in source.state_dict().items() if "embed" not in k}
     content = LAYOUTS[layout](state, source.config_dict())
-    refused(tmp_path / "file", content, "conditional network .5 classes.")
+    refused(tmp_path / "file", content, "conditional network .5 classes.; choose .* --class, .* 4")
+    for index in (-1, 5):
+        with pytest.raises(AirlibError, match="conditional network .5 classes."):
+            read_nvlabs(tmp_path / "file", index)
+
+
+def test_a_class_of_an_unconditional_network_is_refused(tmp_path):
+    source = small_generator()
+    (tmp_path / "file").write_bytes(pickled(source.state_dict(), source.config_dict()))
+    with pytest.raises(AirlibError, match="unconditional network; leave out --class"):
+        read_nvlabs(tmp_path / "file", 0)
+
+
+def test_classes_that_are_normalised_with_z_are_refused(tmp_path):
+    """The first StyleGAN2 code has a LabelConcat."""
+    source = small_generator(c_dim=5)
+    content = pickled_tensorflow(source.state_dict(), source.config_dict())
+    renamed = content.replace(b"LabelEmbed/bias", b"LabelConcat/wgt")
+    refused(tmp_path / "file", renamed, "first StyleGAN2 code")
 
 
 @pytest.mark.parametrize(

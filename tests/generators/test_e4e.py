@@ -190,6 +190,20 @@ def test_one_mean_latent_stands_for_all_layers(network, kind):
     assert torch.equal(average, single.repeat(network.config.n_styles, 1))
 
 
+def test_an_encoder_that_was_trained_without_a_mean_has_zeros(network, kind):
+    saved = content(network, kind)
+    del saved["latent_avg"]
+    for options in ({}, {"start_from_latent_avg": True}):
+        saved["opts"] = {"encoder_type": kind} | options
+        with pytest.raises(AirlibError, match="x.pt lacks latent_avg"):
+            e4e.from_e4e(saved, "x.pt")
+    saved["opts"] = Namespace(encoder_type=kind, start_from_latent_avg=False)
+    imported = e4e.from_e4e(saved, "x.pt")
+    assert "trained without latent_avg" in imported.source
+    expected = torch.zeros(network.config.n_styles, network.config.w_dim)
+    assert torch.equal(imported.tensors["latent_avg"], expected)
+
+
 def test_a_file_in_half_precision_is_read_as_float32(network, kind):
     half = content(network, kind)
     half["state_dict"] = {
