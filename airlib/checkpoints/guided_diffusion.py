@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.networks import shapes_for
 from airlib.checkpoints.tables import Imported, Rule, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
@@ -103,7 +103,7 @@ def from_guided_diffusion(
             table += [_named(f"{theirs}.{a}", f"{ours}.{b}") for a, b in _RESIDUAL.items()]
         else:
             table += _attention_rules(theirs, ours, head_channels)
-    targets = shapes_of(build("unet", config))
+    targets = shapes_for("unet", config, path)
     return Imported("unet", SOURCE, translate(state, table, {}, targets, path=path), config)
 
 
