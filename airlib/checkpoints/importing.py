@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from airlib.checkpoints import e4e, guided_diffusion, nvlabs, openai_clip, rosinality
-from airlib.checkpoints.networks import build
+from airlib.checkpoints.networks import build, filled
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
@@ -109,18 +108,11 @@ def load_imported(path: str | Path) -> nn.Module:
     """The network in an imported file: StyleGAN2, diffusers' UNet2DModel, open_clip's CLIP or E4e.
 
     The network is on the CPU, float32, in evaluation mode and without gradients. path: a file that
-    `import_file` wrote. Raises AirlibError for other files, and for a damaged one.
+    `import_file` wrote. Raises AirlibError for other files, for a damaged one, and for one whose
+    header asks for more than the network of its kind.
     """
     tensors, header = _load(path)
-    try:
-        network = build(header["kind"], header["config"])
-        network.load_state_dict(tensors, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise AirlibError(f"{path} is damaged: its tensors do not fit its configuration") from error
-    if header["kind"] == "clip":  # the causal mask, a buffer that is in no file
-        shape = network.get_buffer("attn_mask").shape
-        network.attn_mask = torch.full(shape, -torch.inf).triu(1)
-    return network.requires_grad_(False).eval()
+    return filled(header["kind"], header["config"], tensors, path)
 
 
 def _load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
