@@ -20,14 +20,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from airlib.checkpoints import e4e, guided_diffusion, nvlabs, openai_clip, rosinality
+from airlib.checkpoints import (
+    clip_states,
+    e4e,
+    guided_diffusion,
+    nvlabs,
+    openai_clip,
+    rosinality,
+)
 from airlib.checkpoints.networks import build, filled
+from airlib.checkpoints.safetensors_files import read_safetensors
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of torch.save before 1.6
+OURS = "safetensors file of airlib"
 NOT_WEIGHTS = {
     b"<": "is a web page, not weights: the server asked for something; download it in a browser",
     b"version https://git-lfs": "is a git-lfs pointer, not weights; fetch what it points to",
@@ -51,9 +60,10 @@ class TorchFormat:
 def import_file(path: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
     """Convert the weights of another project into a safetensors file of ours; returns its path.
 
-    path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or an OpenAI CLIP archive;
-    known by its content, and nothing in it is executed. out: the file to write, by default
-    PATH.safetensors; an existing one is replaced only with `force`.
+    path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or a CLIP: OpenAI's archive, or
+    a state (.pt, .safetensors) of OpenAI's code, OpenCLIP or transformers. It is known by its
+    content, and nothing in it is executed. out: the file to write, by default PATH.safetensors; an
+    existing one is replaced only with `force`.
 
     Raises AirlibError, and writes nothing, for a file that is damaged, unsafe, unknown or not one
     of our networks.
@@ -62,7 +72,10 @@ def import_file(path: str | Path, out: str | Path | None = None, force: bool = F
     out = Path(f"{path}.safetensors") if out is None else Path(out)
     if out.exists() and (not force or out.samefile(path)):
         raise AirlibError(f"{out} exists already; give another --out, or --force to replace it")
-    imported = read(path)
+    form, load = _open(regular_file(path))
+    if form == OURS:
+        raise AirlibError(f"{path} is a {OURS} already; use it as it is")
+    imported = load()
     parameters = _parameters(imported, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -88,7 +101,8 @@ def identify(path: str | Path) -> str:
 def read(path: str | Path) -> Imported:
     """The network in a weight file of another project, as the importer of its format reads it.
 
-    Nothing in the file is executed, and nothing is written. Raises AirlibError if it is missing,
+    A file that `import_file` wrote is read as what it was made from. Nothing in the file is
+    executed, and nothing is written. Raises AirlibError if it is missing,
     damaged, unsafe, unknown or not one of our networks.
     """
     return _open(regular_file(path))[1]()
@@ -115,6 +129,12 @@ def load_imported(path: str | Path) -> nn.Module:
     return filled(header["kind"], header["config"], tensors, path)
 
 
+def _written(path: Path) -> Imported:
+    """What `import_file` wrote."""
+    tensors, header = _load(path)
+    return Imported(header["kind"], str(header["source"]), tensors, header["config"])
+
+
 def _load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     tensors, header = load_tensors(path)
     if not isinstance(header, dict) or not {"kind", "source", "config", "sha256"} <= header.keys():
@@ -133,7 +153,7 @@ def _open(path: Path) -> tuple[str, Callable[[], Imported]]:
         if head.lstrip().startswith(start):
             raise AirlibError(f"{path} {problem}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        raise AirlibError(f"{path} is a safetensors file already; use it as it is")
+        return _safetensors_format(path)
     if openai_clip.is_torchscript(path):
         return openai_clip.SOURCE, partial(openai_clip.read_openai_clip, path)
     if zipfile.is_zipfile(path) or head.startswith(LEGACY_TORCH):
@@ -143,6 +163,18 @@ def _open(path: Path) -> tuple[str, Callable[[], Imported]]:
     raise AirlibError(
         f"{path} is no weight file that airlib knows (NVIDIA .pkl, .pt of PyTorch, CLIP archive); "
         "check what you downloaded"
+    )
+
+
+def _safetensors_format(path: Path) -> tuple[str, Callable[[], Imported]]:
+    tensors, header = read_safetensors(path)
+    if "config" in header:  # as `save_tensors` writes it
+        return OURS, partial(_written, path)
+    if clip_states.is_clip(tensors):
+        return clip_states.SOURCE, partial(clip_states.from_clip, tensors, path)
+    held = ", ".join(sorted(tensors)[:4])
+    raise AirlibError(
+        f"{path} is a safetensors file of another network ({held}); known is: {clip_states.SOURCE}"
     )
 
 
@@ -174,6 +206,7 @@ TORCH_FORMATS = (
         guided_diffusion.is_guided_diffusion,
         guided_diffusion.from_guided_diffusion,
     ),
+    TorchFormat(clip_states.SOURCE, clip_states.is_clip, clip_states.from_clip),
 )
 
 
