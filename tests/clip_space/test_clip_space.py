@@ -15,9 +15,12 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from small_networks import small_generator
 from torch import nn
 from torch.nn import functional as F
 
+from airlib.checkpoints.importing import import_file
+from airlib.checkpoints.rosinality import to_rosinality
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.clip_space.offsets import (
     class_features,
@@ -262,11 +265,37 @@ def test_openai_loader_says_what_is_wrong(encoder, tmp_path):
         with pytest.raises(AirlibError, match="damaged"):
             ClipEncoder.openai("air-tiny", tmp_path / name)
     torch.save({"visual.proj": torch.zeros(1)}, tmp_path / "pickle.pt")
-    with pytest.raises(AirlibError, match="TorchScript"):
+    with pytest.raises(AirlibError, match=r"another network \(visual.proj\)"):
         ClipEncoder.openai("air-tiny", tmp_path / "pickle.pt")
-    other = save_tensors(tmp_path / "other.safetensors", {"visual.proj": torch.zeros(1)}, {})
+    state = encoder.model.state_dict()
+    words = torch.cat([state["token_embedding.weight"], torch.zeros(1, 128)])
+    torch.save(state | {"token_embedding.weight": words}, tmp_path / "more_words.pt")
     with pytest.raises(AirlibError, match="another architecture"):
-        ClipEncoder.openai("air-tiny", other)
+        ClipEncoder.openai("air-tiny", tmp_path / "more_words.pt")
+    torch.save(to_rosinality(small_generator()), tmp_path / "faces.pt")
+    with pytest.raises(AirlibError, match="another network than CLIP"):
+        ClipEncoder.openai("air-tiny", import_file(tmp_path / "faces.pt"))
+
+
+def test_a_fine_tuned_model_runs_with_the_activation_it_was_trained_with(
+    encoder, recorded, tmp_path
+):
+    state, pixels = encoder.model.state_dict(), recorded["image_norm_input"]
+    training = {"epoch": 1, "optimizer": {}, "state_dict": state}
+    for content, features in (
+        (state, "image_features"),
+        (training, "image_features_wrong_gelu"),
+        (training | {"name": "model_ViT-B-32-quickgelu"}, "image_features"),
+    ):
+        torch.save(content, tmp_path / "tuned.pt")
+        for path in (tmp_path / "tuned.pt", import_file(tmp_path / "tuned.pt", force=True)):
+            found = ClipEncoder.openai("air-tiny", path).embed_pixels(pixels)
+            torch.testing.assert_close(found, unit(recorded[features]), atol=1e-5, rtol=0)
+
+
+def test_no_tokenizer_is_looked_up_on_a_hub():
+    with pytest.raises(AirlibError, match="tokenizer of 'ViT-H-14-worldwide-quickgelu' .* hub"):
+        ClipEncoder.untrained("ViT-H-14-worldwide")
 
 
 # --- several CLIP models -------------------------------------------------------------------------
