@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from airlib.checkpoints.configs import checked
 from airlib.checkpoints.importing import read
 from airlib.clip_space.preprocessing import ClipPreprocess
+from airlib.clip_space.templates import checked_texts
 from airlib.errors import AirlibError
 
 
@@ -94,7 +95,11 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences -> unit vectors [B, D]; each sentence is encoded once in the encoder's life."""
+        """Sentences -> unit vectors [B, D]; each sentence is encoded once in the encoder's life.
+
+        Raises AirlibError for what is no list of texts with something to read in each.
+        """
+        texts = checked_texts(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in self._text_cache]
         if missing:
             features = self.embed_prompt(*self.token_embeddings(missing))
@@ -106,9 +111,11 @@ class ClipEncoder:
 
         L is the length of the longest sentence, not CLIP's full context: attention is causal, so
         nothing after the end-of-text token can reach it. Raises AirlibError for a sentence that
-        does not fit in the context, which the tokenizer would cut without a word.
+        does not fit in the context, which the tokenizer would cut without a word, and for what is
+        no list of texts with something to read in each.
         """
-        tokens = self.tokenizer(list(texts)).to(self.device)
+        texts = checked_texts(texts)
+        tokens = self.tokenizer(texts).to(self.device)
         context = tokens.shape[1]
         for text in texts:
             if (length := len(self.tokenizer.encode(text)) + 2) > context:
