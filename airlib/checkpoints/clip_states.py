@@ -13,12 +13,13 @@ Two things no shape tells:
 
   * The activation. OpenAI's models and transformers' default have QuickGELU. OpenCLIP's training
     has GELU, unless the name of the run says "quickgelu". A bare state counts as OpenAI's. The
-    result's `source` says which it was.
+    result's `source` says which it was, and `with_activation` sets another.
   * How wide heads are: 64, and more in the largest models of OpenCLIP, known by their width.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from airlib.checkpoints.tables import Imported, Rule, ignored_names, numbers, tr
 from airlib.errors import AirlibError
 
 SOURCE = "CLIP state (OpenAI, OpenCLIP or transformers)"
-QUICK, PLAIN = "QuickGELU", "GELU"
+ACTIVATIONS = ("quick_gelu", "gelu")
 ENTRIES = ("state_dict", "model_state_dict", "model")
 IGNORED = {
     r"(text\.)?(input_resolution|context_length|vocab_size)": "an integer that shapes tell as well",
@@ -135,6 +136,21 @@ def imported(
     targets = shapes_for("clip", config, path)
     tensors = translate(state, _TABLE, IGNORED, targets, path=path)
     return Imported("clip", source, tensors, config, ignored + ignored_names(state, IGNORED))
+
+
+def with_activation(imported: Imported, activation: str, path: str | Path) -> Imported:
+    """The same network with the activation that its owner knows: "quick_gelu" or "gelu".
+
+    path: the file that errors name. Raises AirlibError for another activation, and for what is no
+    CLIP.
+    """
+    if imported.kind != "clip":
+        raise AirlibError(f"{path} is no CLIP, and only a CLIP's activation can be chosen")
+    if activation not in ACTIVATIONS:
+        raise AirlibError(f"unknown activation {activation!r}; choose {' or '.join(ACTIVATIONS)}")
+    config = imported.config | {"quick_gelu": activation == "quick_gelu"}
+    source = f"{imported.source.partition(' (')[0]} ({activation}, as told)"
+    return replace(imported, config=config, source=source)
 
 
 # --- names ---------------------------------------------------------------------------------------

@@ -57,13 +57,19 @@ class TorchFormat:
     read: Callable[[Any, Path], Imported] | None = None
 
 
-def import_file(path: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
+def import_file(
+    path: str | Path,
+    out: str | Path | None = None,
+    force: bool = False,
+    activation: str | None = None,
+) -> Path:
     """Convert the weights of another project into a safetensors file of ours; returns its path.
 
     path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or a CLIP: OpenAI's archive, or
     a state (.pt, .safetensors) of OpenAI's code, OpenCLIP or transformers. It is known by its
     content, and nothing in it is executed. out: the file to write, by default PATH.safetensors; an
-    existing one is replaced only with `force`.
+    existing one is replaced only with `force`. activation: of a CLIP, "quick_gelu" or "gelu", where
+    `airlib.checkpoints.clip_states` would assume another.
 
     Raises AirlibError, and writes nothing, for a file that is damaged, unsafe, unknown or not one
     of our networks.
@@ -76,6 +82,8 @@ def import_file(path: str | Path, out: str | Path | None = None, force: bool = F
     if form == OURS:
         raise AirlibError(f"{path} is a {OURS} already; use it as it is")
     imported = load()
+    if activation is not None:
+        imported = clip_states.with_activation(imported, activation, path)
     parameters = _parameters(imported, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

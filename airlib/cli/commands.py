@@ -139,7 +139,7 @@ def _fetch(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from airlib.checkpoints.importing import describe, import_file
 
-    path = import_file(options.file, options.out, options.force)
+    path = import_file(options.file, options.out, options.force, options.activation)
     for name, value in describe(path).items():
         print(f"{name}: {json.dumps(value) if isinstance(value, dict | list) else value}")
     print(f"file: {path}")

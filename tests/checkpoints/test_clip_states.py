@@ -12,8 +12,11 @@ import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import load_file, save_file
+from small_networks import small_generator
 
 from airlib.checkpoints.importing import describe, identify, import_file, load_imported, read
+from airlib.checkpoints.rosinality import to_rosinality
+from airlib.cli.commands import main
 from airlib.errors import AirlibError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -150,6 +153,20 @@ def test_the_activation_is_that_of_the_code_and_said(state, tmp_path, content, q
     torch.save(content(state), tmp_path / "clip.pt")
     imported = read(tmp_path / "clip.pt")
     assert imported.config["quick_gelu"] is quick and said in imported.source
+
+
+def test_the_activation_can_be_told(state, tmp_path, capsys):
+    path = tmp_path / "clip.pt"
+    torch.save(state, path)
+    assert main(["import", str(path), "--activation", "gelu"]) == 0
+    assert "source: CLIP state (gelu, as told)" in capsys.readouterr().out
+    assert describe(tmp_path / "clip.pt.safetensors")["config"] == CONFIG | {"quick_gelu": False}
+    with pytest.raises(AirlibError, match="unknown activation 'relu'; choose quick_gelu or gelu"):
+        import_file(path, tmp_path / "other", activation="relu")
+    torch.save(to_rosinality(small_generator()), path)
+    with pytest.raises(AirlibError, match="clip.pt is no CLIP"):
+        import_file(path, tmp_path / "other", activation="gelu")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_heads_and_the_mlp_of_a_large_tower_are_openclips(tmp_path):
