@@ -17,6 +17,7 @@ Two things no shape tells:
   * How wide heads are: 64, and more in the largest models of OpenCLIP, known by their width.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -134,12 +135,24 @@ def imported(
     except (ArithmeticError, AttributeError, IndexError, ValueError) as error:
         raise AirlibError(f"{path} holds tensors of shapes that no CLIP has: {error}") from error
     targets = shapes_for("clip", config, path)
-    tensors = translate(state, _TABLE, IGNORED, targets, path=path)
+    if sum(map(math.prod, targets.values())) > Path(path).stat().st_size:
+        raise AirlibError(f"{path} is shorter than its CLIP: it gives one tensor many names")
+    tensors = _apart(translate(state, _TABLE, IGNORED, targets, path=path))
     return Imported("clip", source, tensors, config, ignored + ignored_names(state, IGNORED))
 
 
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory: some fine-tuners tie them, and safetensors keeps no ties."""
+    result, seen = {}, set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return result
+
+
 def with_activation(imported: Imported, activation: str, path: str | Path) -> Imported:
-    """The same network with the activation that its owner knows: "quick_gelu" or "gelu".
+    """A CLIP with the activation that its owner knows: "quick_gelu" or "gelu".
 
     path: the file that errors name. Raises AirlibError for another activation, and for what is no
     CLIP.

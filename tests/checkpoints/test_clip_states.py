@@ -4,6 +4,7 @@ The network is the one of `clip_text_prompt.npz`, whose features OpenAI's code r
 """
 
 import json
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -134,6 +135,33 @@ def test_a_safetensors_file_becomes_the_network_that_openai_recorded(state, tmp_
     torch.testing.assert_close(texts, recorded["text_features"], atol=1e-5, rtol=0)
     with pytest.raises(AirlibError, match="safetensors file of airlib already"):
         import_file(imported)
+
+
+def test_tied_tensors_come_apart(state, tmp_path):
+    name = "transformer.resblocks.{}.ln_1.weight"
+    torch.save(state | {name.format(1): state[name.format(0)]}, tmp_path / "tied.pt")
+    network = load_imported(import_file(tmp_path / "tied.pt"))
+    for layer in (0, 1):
+        assert torch.equal(network.get_parameter(name.format(layer)), state[name.format(0)])
+
+
+def test_one_storage_cannot_be_a_whole_network(state, tmp_path):
+    """300 kB that stand for 1,200,000 numbers."""
+    storage = torch.zeros(max(tensor.numel() for tensor in state.values()))
+    shared = {k: storage[: v.numel()].reshape(v.shape) for k, v in state.items()}
+    torch.save(shared, tmp_path / "shared.pt")
+    with pytest.raises(AirlibError, match=r"shared.pt is shorter than its CLIP"):
+        import_file(tmp_path / "shared.pt")
+
+
+def test_a_thousand_layers_are_refused_at_once(state, tmp_path):
+    layer = {k.partition(".0.")[2]: v[:0] for k, v in state.items() if ".resblocks.0." in k}
+    layers = {f"transformer.resblocks.{i}.{k}": v for i in range(2, 1000) for k, v in layer.items()}
+    torch.save(state | layers, tmp_path / "deep.pt")
+    started = time.monotonic()
+    with pytest.raises(AirlibError, match="deep.pt is refused: .* sets layers to 1000, not"):
+        import_file(tmp_path / "deep.pt")
+    assert time.monotonic() - started < 10
 
 
 # --- what no shape tells -------------------------------------------------------------------------
