@@ -146,7 +146,7 @@ def test_tied_tensors_come_apart(state, tmp_path):
 
 
 def test_one_storage_cannot_be_a_whole_network(state, tmp_path):
-    """300 kB that stand for 1,200,000 numbers."""
+    """A storage of 65,536 numbers that stands for 871,553."""
     storage = torch.zeros(max(tensor.numel() for tensor in state.values()))
     shared = {k: storage[: v.numel()].reshape(v.shape) for k, v in state.items()}
     torch.save(shared, tmp_path / "shared.pt")
