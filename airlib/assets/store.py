@@ -8,9 +8,9 @@ What exists is in the manifests (`airlib.assets.manifests`); everything goes to
 `DIRECTORY/NAME/FILE`, where DIRECTORY is `$AIRLIB_ASSETS` or `~/.cache/airlib/assets`. A file that
 a person puts there counts like one that was fetched. Each file is hashed once: its sha256, size and
 time of change are kept in `airlib-lock.json`. Where a publisher states no hash, the first copy is
-trusted, and from then on another content is an error that says what changed. Archives are unpacked
-where they lie, once they are verified; one that is laid out otherwise than its manifest says is
-left to a person.
+trusted if it can be read (`airlib.assets.first_copy`), and from then on another content is an error
+that says what changed. Archives are unpacked where they lie, once they are verified; one that is
+laid out otherwise than its manifest says is left to a person.
 """
 
 import datetime
@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from filelock import FileLock
 
 from airlib.assets.archives import is_archive, unpack
 from airlib.assets.downloads import ResumingDownloader
+from airlib.assets.first_copy import check_first_copy
 from airlib.assets.manifests import Asset, AssetFile, megabytes, select
 from airlib.errors import AirlibError
 from airlib.files import write_json
@@ -140,7 +142,8 @@ def _download(asset: Asset, file: AssetFile, path: Path, entry: dict[str, Any]) 
     trusted = {} if file.published_hash else entry
     known = file.published_hash or (f"sha256:{trusted['sha256']}" if trusted else None)
     part = path.with_name(f"{path.name}.part")
-    downloader = ResumingDownloader(part, file.bytes or trusted.get("bytes"))
+    look = None if known else partial(check_first_copy, asset, file)
+    downloader = ResumingDownloader(part, file.bytes or trusted.get("bytes"), look)
     by_hand = f"or put the file at {path} (see {asset.page})"
     pooch.get_logger().setLevel("WARNING")
     try:

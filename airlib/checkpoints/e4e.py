@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.networks import shapes_for
 from airlib.checkpoints.tables import Imported, ignored_names, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
@@ -78,7 +78,7 @@ def from_e4e(content: Any, path: str | Path) -> Imported:
         (r"encoder\.(.*)", r"\1", None),
         ("latent_avg", "latent_avg", lambda tensor: tensor.expand(shape)),
     ]
-    targets = shapes_of(build("e4e", vars(config)))
+    targets = shapes_for("e4e", vars(config), path)
     tensors = translate(source, table, IGNORED, targets, path=path)
     entries = sorted({re.sub(r"^decoder\..*", "decoder.*", name) for name in source})
     return Imported("e4e", label, tensors, vars(config).copy(), ignored_names(entries, IGNORED))

@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.networks import shapes_for
 from airlib.checkpoints.tables import Imported, Rule, numbers, translate
 from airlib.checkpoints.unpickling import read_torch
 from airlib.errors import AirlibError
@@ -103,7 +103,7 @@ def from_guided_diffusion(
             table += [_named(f"{theirs}.{a}", f"{ours}.{b}") for a, b in _RESIDUAL.items()]
         else:
             table += _attention_rules(theirs, ours, head_channels)
-    targets = shapes_of(build("unet", config))
+    targets = shapes_for("unet", config, path)
     tensors = translate(state, table, {}, targets, path=path)
     assumed = f"heads of {head_channels} channels and the older order of qkv rows assumed"
     return Imported("unet", f"{SOURCE} ({assumed}, as shapes do not tell)", tensors, config)

@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from airlib.checkpoints import (
+    clip_states,
     e4e,
     guided_diffusion,
     hyperdomainnet,
@@ -31,24 +31,25 @@ from airlib.checkpoints import (
     openai_clip,
     rosinality,
 )
-from airlib.checkpoints.networks import add_domains, build
+from airlib.checkpoints.networks import filled
+from airlib.checkpoints.safetensors_files import read_safetensors
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of torch.save before 1.6
+OURS = "safetensors file of airlib"
 NOT_WEIGHTS = {
     b"<": "is a web page, not weights: the server asked for something; download it in a browser",
     b"version https://git-lfs": "is a git-lfs pointer, not weights; fetch what it points to",
     b"\x1f\x8b": "is compressed with gzip; unpack it and import the file inside",
 }
-
-
 FOR = {
     "class_index": "--class is for the conditional StyleGAN2 networks of NVIDIA's code",
     "generator": "--generator is for the domains of HyperDomainNet",
 }
+Opened = tuple[str, Callable[..., Imported], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,17 @@ def import_file(
     force: bool = False,
     class_index: int | None = None,
     generator: str | Path | None = None,
+    activation: str | None = None,
 ) -> Path:
     """Convert the weights of another project into a safetensors file of ours; returns its path.
 
-    path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or an OpenAI CLIP archive;
-    known by its content, and nothing in it is executed. out: the file to write, by default
-    PATH.safetensors; an existing one is replaced only with `force`. class_index: the class for
-    which a conditional StyleGAN2 is imported. generator: the generator of a HyperDomainNet domain,
-    imported or as it was published.
+    path: an NVIDIA .pkl, a .pt of rosinality's, P2's or e4e's code, or a CLIP: OpenAI's archive, or
+    a state (.pt, .safetensors) of OpenAI's code, OpenCLIP or transformers. It is known by its
+    content, and nothing in it is executed. out: the file to write, by default PATH.safetensors; an
+    existing one is replaced only with `force`. class_index: the class for which a conditional
+    StyleGAN2 is imported. generator: the generator of a HyperDomainNet domain, imported or as it
+    was published. activation: of a CLIP, "quick_gelu" or "gelu", where
+    `airlib.checkpoints.clip_states` would assume another.
 
     Raises AirlibError, and writes nothing, for a file that is damaged, unsafe, unknown or not one
     of our networks, and for a class or generator that it needs or has no use for.
@@ -87,8 +91,10 @@ def import_file(
     out = Path(f"{path}.safetensors") if out is None else Path(out)
     if out.exists() and (not force or out.samefile(path)):
         raise AirlibError(f"{out} exists already; give another --out, or --force to replace it")
-    base = None if generator is None else _read_generator(Path(generator))
-    imported = read(path, class_index, base)
+    base = None if generator is None else read(Path(generator))
+    imported = _read(path, class_index, base, ours=False)
+    if activation is not None:
+        imported = clip_states.with_activation(imported, activation, path)
     parameters = _parameters(imported, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -117,11 +123,21 @@ def read(
 ) -> Imported:
     """The network in a weight file of another project, as the importer of its format reads it.
 
-    class_index, generator: as for `import_file`, the latter as read. Nothing in the file is
-    executed, and nothing is written. Raises AirlibError if it is missing, damaged, unsafe, unknown
-    or not one of our networks, and for a class or generator that it needs or has no use for.
+    A file that `import_file` wrote is read as what it was made from. class_index, generator: as for
+    `import_file`, the latter as read. Nothing in the file is executed, and nothing is written.
+    Raises AirlibError if it is missing, damaged, unsafe, unknown or not one of our networks, and
+    for a class or generator that it needs or has no use for.
     """
-    name, load, takes = _open(regular_file(path))
+    return _read(path, class_index, generator)
+
+
+def _read(
+    path: str | Path, class_index: int | None, generator: Imported | None, ours: bool = True
+) -> Imported:
+    """`read`, and without `ours` not of a file that `import_file` wrote."""
+    name, load, takes = _open(regular_file(Path(path)))
+    if name == OURS and not ours:
+        raise AirlibError(f"{path} is a {OURS} already; use it as it is")
     given: dict[str, Any] = {"class_index": class_index, "generator": generator}
     given = {key: value for key, value in given.items() if value is not None}
     if useless := sorted(given.keys() - set(takes)):
@@ -143,18 +159,17 @@ def load_imported(path: str | Path) -> nn.Module:
     """The network in an imported file: StyleGAN2, diffusers' UNet2DModel, open_clip's CLIP or E4e.
 
     The network is on the CPU, float32, in evaluation mode and without gradients. path: a file that
-    `import_file` wrote. Raises AirlibError for other files, and for a damaged one.
+    `import_file` wrote. Raises AirlibError for other files, for a damaged one, and for one whose
+    header asks for more than the network of its kind.
     """
     tensors, header = _load(path)
-    try:
-        network = _built(header["kind"], header["config"], tensors)
-        network.load_state_dict(tensors, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise AirlibError(f"{path} is damaged: its tensors do not fit its configuration") from error
-    if header["kind"] == "clip":  # the causal mask, a buffer that is in no file
-        shape = network.get_buffer("attn_mask").shape
-        network.attn_mask = torch.full(shape, -torch.inf).triu(1)
-    return network.requires_grad_(False).eval()
+    return filled(header["kind"], header["config"], tensors, path)
+
+
+def _written(path: Path) -> Imported:
+    """What `import_file` wrote."""
+    tensors, header = _load(path)
+    return Imported(header["kind"], str(header["source"]), tensors, header["config"])
 
 
 def _load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -164,38 +179,18 @@ def _load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, header
 
 
-def _read_generator(path: Path) -> Imported:
-    """The network in a file that was imported, or in one that could be."""
-    with regular_file(path).open("rb") as file:
-        if not _is_safetensors(file.read(64)):
-            return read(path)
-    tensors, header = _load(path)
-    return Imported(header["kind"], header["source"], tensors, header["config"])
-
-
-def _built(kind: str, config: dict, tensors: dict[str, Tensor]) -> nn.Module:
-    """The network that `tensors` fit, without numbers."""
-    network = build(kind, config)
-    add_domains(network, tensors)
-    return network
-
-
 # --- what a file is ------------------------------------------------------------------------------
 
 
-def _is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
-
-
-def _open(path: Path) -> tuple[str, Callable[..., Imported], tuple[str, ...]]:
+def _open(path: Path) -> Opened:
     """(format in words, how to read it, which arguments in `FOR` that takes)."""
     with path.open("rb") as file:
         head = file.read(64)
     for start, problem in NOT_WEIGHTS.items():
         if head.lstrip().startswith(start):
             raise AirlibError(f"{path} {problem}")
-    if _is_safetensors(head):
-        raise AirlibError(f"{path} is a safetensors file already; use it as it is")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return _safetensors_format(path)
     if openai_clip.is_torchscript(path):
         return openai_clip.SOURCE, partial(openai_clip.read_openai_clip, path), ()
     if zipfile.is_zipfile(path) or head.startswith(LEGACY_TORCH):
@@ -208,7 +203,19 @@ def _open(path: Path) -> tuple[str, Callable[..., Imported], tuple[str, ...]]:
     )
 
 
-def _torch_format(content: Any, path: Path) -> tuple[str, Callable[..., Imported], tuple[str, ...]]:
+def _safetensors_format(path: Path) -> Opened:
+    tensors, header = read_safetensors(path)
+    if "config" in header:  # as `save_tensors` writes it
+        return OURS, partial(_written, path), ()
+    if clip_states.is_clip(tensors):
+        return clip_states.SOURCE, partial(clip_states.from_clip, tensors, path), ()
+    held = ", ".join(sorted(tensors)[:4])
+    raise AirlibError(
+        f"{path} is a safetensors file of another network ({held}); known is: {clip_states.SOURCE}"
+    )
+
+
+def _torch_format(content: Any, path: Path) -> Opened:
     for form in TORCH_FORMATS:
         if form.recognise(content):
             return form.name, partial(form.read, content, path), form.takes
@@ -237,6 +244,7 @@ TORCH_FORMATS = (
         guided_diffusion.is_guided_diffusion,
         guided_diffusion.from_guided_diffusion,
     ),
+    TorchFormat(clip_states.SOURCE, clip_states.is_clip, clip_states.from_clip),
 )
 
 
@@ -245,5 +253,5 @@ def _parameters(imported: Imported, path: Path) -> int:
     for name, tensor in imported.tensors.items():
         if not tensor.isfinite().all():
             raise AirlibError(f"{path} holds values in {name} that are not finite; it is damaged")
-    network = _built(imported.kind, imported.config, imported.tensors)
+    network = filled(imported.kind, imported.config, imported.tensors, path)
     return sum(parameter.numel() for parameter in network.parameters())

@@ -12,33 +12,26 @@ get at the weights. Here data.pkl runs on the machine that can only build data
 (`airlib.checkpoints.pickle_machine`): every class of the program becomes the same empty shell that
 keeps its attributes.
 
-The names in the tree are open_clip's. Three integers beside the weights are dropped, and the
-architecture follows from the shapes, as heads are always 64 wide. It is recorded with `quick_gelu`,
-which OpenAI trained with and open_clip does not assume by itself.
+The names in the tree are open_clip's, and `airlib.checkpoints.clip_states` reads them. The network
+is recorded with `quick_gelu`, which OpenAI trained with and open_clip does not assume by itself.
 """
 
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from torch import Tensor
 
-from airlib.checkpoints.networks import build, shapes_of
+from airlib.checkpoints.clip_states import imported, is_clip
 from airlib.checkpoints.pickle_machine import Budget, Machine
-from airlib.checkpoints.tables import Imported, ignored_names, numbers, translate
+from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.torch_files import TorchMachine, run_archive
 from airlib.checkpoints.unpickling import errors_of, regular_file
 from airlib.errors import AirlibError
 
 SOURCE = "OpenAI CLIP archive (TorchScript)"
-IGNORED = {
-    "input_resolution|context_length|vocab_size": "an integer that shapes tell as well",
-    r"(.*\.)?attn_mask": "the causal mask, a constant of the architecture",
-}
-HEAD_WIDTH = 64
 MAX_MODULES = 10_000  # the largest CLIP has about 600; a small file could nest without end
 
 
@@ -49,15 +42,9 @@ def read_openai_clip(path: str | Path) -> Imported:
     file is missing, not a TorchScript archive, damaged or unsafe, or holds another network.
     """
     state = read_torchscript(path)
-    try:
-        config = _config(state)
-    except (KeyError, IndexError, ValueError) as error:
-        raise AirlibError(
-            f"{path} is a TorchScript archive but not an OpenAI CLIP ({error} is missing)"
-        ) from error
-    targets = shapes_of(build("clip", config))
-    tensors = translate(state, [("(.+)", r"\1", None)], IGNORED, targets, path=path)
-    return Imported("clip", SOURCE, tensors, config, ignored_names(state, IGNORED))
+    if not is_clip(state):
+        raise AirlibError(f"{path} is a TorchScript archive but not an OpenAI CLIP")
+    return imported(state, SOURCE, True, path)
 
 
 def is_torchscript(path: str | Path) -> bool:
@@ -142,42 +129,3 @@ def _named_tensors(root: object) -> dict[str, Tensor]:
             elif isinstance(value, _Module):
                 waiting.append((f"{prefix}{name}.", value))
     return tensors
-
-
-def _config(state: Mapping[str, Tensor]) -> dict:
-    """Arguments of `open_clip.model.CLIP`, from shapes."""
-    text_width = state["ln_final.weight"].shape[0]
-    return {
-        "embed_dim": state["text_projection"].shape[1],
-        "quick_gelu": True,
-        "vision_cfg": _vision(state),
-        "text_cfg": {
-            "context_length": state["positional_embedding"].shape[0],
-            "vocab_size": state["token_embedding.weight"].shape[0],
-            "width": text_width,
-            "heads": text_width // HEAD_WIDTH,
-            "layers": len(numbers(state, r"transformer\.resblocks\.(\d{1,4})\.ln_1\.weight")),
-        },
-    }
-
-
-def _vision(state: Mapping[str, Tensor]) -> dict:
-    """The image tower: a vision transformer or, with an attention pool, a ResNet."""
-    if "visual.attnpool.positional_embedding" in state:
-        side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-        stages = [rf"visual\.layer{stage}\.(\d{{1,4}})\.conv1\.weight" for stage in (1, 2, 3, 4)]
-        return {
-            "image_size": 32 * side,
-            "layers": [len(numbers(state, stage)) for stage in stages],
-            "width": state["visual.layer1.0.conv1.weight"].shape[0],
-            "head_width": HEAD_WIDTH,
-        }
-    width, _, _, patch = state["visual.conv1.weight"].shape
-    side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-    return {
-        "image_size": patch * side,
-        "layers": len(numbers(state, r"visual\.transformer\.resblocks\.(\d{1,4})\.ln_1\.weight")),
-        "width": width,
-        "patch_size": patch,
-        "head_width": HEAD_WIDTH,
-    }

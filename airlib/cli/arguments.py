@@ -93,7 +93,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help=".pkl, .pt or CLIP archive")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".pkl, .pt, CLIP archive or state")
     parser.add_argument(
         "--out", type=Path, default=None, metavar="FILE", help="default: FILE.safetensors"
     )
@@ -105,6 +105,10 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generator", type=Path, metavar="FILE",
         help="of a HyperDomainNet domain: the generator that it was made for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--activation", choices=["quick_gelu", "gelu"],
+        help="of a CLIP (default: quick_gelu, of OpenCLIP's training files that of the run)",
     )  # fmt: skip
 
 

@@ -140,8 +140,9 @@ def _import(options: argparse.Namespace) -> int:
     from airlib.checkpoints.importing import describe, import_file
 
     path = import_file(
-        options.file, options.out, options.force, options.class_index, options.generator
-    )
+        options.file, options.out, options.force, options.class_index, options.generator,
+        options.activation,
+    )  # fmt: skip
     for name, value in describe(path).items():
         print(f"{name}: {json.dumps(value) if isinstance(value, dict | list) else value}")
     print(f"file: {path}")

@@ -14,13 +14,13 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airlib.checkpoints.openai_clip import read_openai_clip
+from airlib.checkpoints.configs import checked
+from airlib.checkpoints.importing import read
 from airlib.clip_space.preprocessing import ClipPreprocess
+from airlib.clip_space.templates import checked_texts
 from airlib.errors import AirlibError
 
 
@@ -59,16 +59,20 @@ class ClipEncoder:
 
     @classmethod
     def openai(cls, name: str, weights: str | Path, antialias: bool = True) -> "ClipEncoder":
-        """An OpenAI model, e.g. "ViT-B-32", from its local weight file.
+        """An OpenAI model, e.g. "ViT-B-32", or one that was fine-tuned, from its local weight file.
 
-        The architecture is open_clip's "<name>-quickgelu": OpenAI trained with QuickGELU, and under
-        the plain name open_clip loads the same weights into a network with another activation, with
-        a warning at most. `weights` is OpenAI's own archive (.pt, TorchScript) or .safetensors.
+        weights: OpenAI's own archive, a state in .pt or .safetensors (see
+        `airlib.checkpoints.clip_states`), or what `airlib import` made of one. The architecture is
+        open_clip's "<name>-quickgelu", as OpenAI trained with QuickGELU; a file that was trained
+        with GELU is run with GELU. Raises AirlibError if the file is missing, damaged, or of
+        another architecture.
         """
         architecture = _architecture(name)
-        state = _read_state(name, Path(weights))
-        model = load_state(CLIP(**open_clip.get_model_config(architecture)), state, weights)
-        return cls(model, open_clip.get_tokenizer(architecture), name, antialias)
+        config, state = _read(name, Path(weights))
+        activation = {"quick_gelu": config.get("quick_gelu", True)}
+        model = CLIP(**open_clip.get_model_config(architecture) | activation)
+        tokenizer = open_clip.get_tokenizer(architecture)
+        return cls(_loaded(model, state, weights), tokenizer, name, antialias)
 
     @property
     def device(self) -> torch.device:
@@ -94,8 +98,10 @@ class ClipEncoder:
         """Sentences -> unit vectors [B, D]; each list of sentences is encoded once.
 
         A sentence ends in other last bits in another batch. Lists are therefore kept as a whole:
-        the same call gives the same bits, whatever was embedded before.
+        the same call gives the same bits, whatever was embedded before. Raises AirlibError for what
+        is no list of texts with something to read in each.
         """
+        texts = checked_texts(texts)
         sentences = tuple(dict.fromkeys(texts))
         if sentences not in self._text_cache:
             self._text_cache[sentences] = self.embed_prompt(*self.token_embeddings(sentences))
@@ -107,9 +113,11 @@ class ClipEncoder:
 
         L is the length of the longest sentence, not CLIP's full context: attention is causal, so
         nothing after the end-of-text token can reach it. Raises AirlibError for a sentence that
-        does not fit in the context, which the tokenizer would cut without a word.
+        does not fit in the context, which the tokenizer would cut without a word, and for what is
+        no list of texts with something to read in each.
         """
-        tokens = self.tokenizer(list(texts)).to(self.device)
+        texts = checked_texts(texts)
+        tokens = self.tokenizer(texts).to(self.device)
         context = tokens.shape[1]
         for text in texts:
             if (length := len(self.tokenizer.encode(text)) + 2) > context:
@@ -187,26 +195,26 @@ def _architecture(name: str) -> str:
     architecture = f"{name}-quickgelu"
     if architecture not in open_clip.list_models():
         raise AirlibError(f"open_clip has no model {architecture!r}; use a name like ViT-B-32")
+    if any(key.startswith("hf_") for key in open_clip.get_model_config(architecture)["text_cfg"]):
+        raise AirlibError(
+            f"the tokenizer of {architecture!r} is on a hub, which airlib does not open; use a "
+            "model with CLIP's own, such as ViT-B-32"
+        )
     return architecture
 
 
-def _read_state(name: str, path: Path) -> dict[str, Tensor]:
-    """State of an OpenAI archive (TorchScript) or a safetensors file; nothing in it is executed."""
+def _read(name: str, path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """(Configuration, tensors) of a CLIP's weight file; nothing in it is executed."""
     if not path.is_file():
         raise AirlibError(f"the weights of CLIP {name} are not at {path}; fetch them first")
-    if path.suffix != ".safetensors":
-        return read_openai_clip(path).tensors
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise AirlibError(f"{path} is damaged; fetch the weights of CLIP {name} again") from error
+    imported = read(path)
+    if imported.kind != "clip":
+        raise AirlibError(f"{path} holds another network than CLIP; give the weights of {name}")
+    return checked("clip", imported.config), imported.tensors
 
 
-def load_state(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:
-    """`model`, filled with `state` (any float type).
-
-    source: where the state is from, for messages. Raises AirlibError if any name or shape differs.
-    """
+def _loaded(model: CLIP, state: dict[str, Tensor], source: str | Path) -> CLIP:
+    """`model`, filled with `state`; AirlibError, which names `source`, if it is of another."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from airlib.clip_space.encoder import ClipEncoder
-from airlib.clip_space.templates import templates_of
+from airlib.clip_space.templates import sentences_of
 from airlib.errors import AirlibError
 
 Order = Literal["mean_then_norm", "norm_mean_norm"]
@@ -26,7 +26,7 @@ def class_features(
     encoder: ClipEncoder, label: str, templates: str | Sequence[str] = "nada79"
 ) -> Tensor:
     """Unit features [K, D] of `label` in each of the K templates (`templates_of`), not averaged."""
-    return encoder.embed_text([template.format(label) for template in templates_of(templates)])
+    return encoder.embed_text(sentences_of(templates, label))
 
 
 def text_direction(

@@ -6,9 +6,11 @@ same sentences in the same order except the plural one, hence 79. All but `SINGL
 period: it is a token of its own, so dropping it changes every feature.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from airlib.errors import AirlibError
+
+SHOWN = 60  # characters of a wrong value in a message
 
 SINGLE = ("a photo of a {}",)
 """The template of prompt learning (IPL, AIR): its four words are where learnt vectors start."""
@@ -115,16 +117,41 @@ def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates in TEMPLATES:
             return TEMPLATES[templates]
-        sentences: tuple[str, ...] = (templates,)
-    else:
-        sentences = tuple(templates)
+        templates = (templates,)
+    sentences = tuple(templates) if isinstance(templates, Sequence) else ()
     wrong = [s for s in sentences if not isinstance(s, str) or not _has_one_gap(s)]
     if wrong or not sentences:
         raise AirlibError(
-            f"unknown templates {(wrong[0] if wrong else templates)!r}; choose from "
+            f"unknown templates {repr(wrong[0] if wrong else templates)[:SHOWN]}; choose from "
             f"{', '.join(TEMPLATES)}, or a sentence with one {{}}, or several"
         )
     return sentences
+
+
+def sentences_of(templates: str | Sequence[str], label: str) -> list[str]:
+    """The templates (see `templates_of`) with `label` in their gap.
+
+    Raises AirlibError for templates that are none, and for a label without a word.
+    """
+    (label,) = checked_texts([label])
+    return [template.format(label) for template in templates_of(templates)]
+
+
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """The texts as a list. Every text on its way into CLIP passes here.
+
+    Raises AirlibError if they are one text instead of a list, if there are none, and if one of them
+    is no text or has nothing to read in it.
+    """
+    found = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    if not found:
+        raise AirlibError(f"expected a list of texts, not {repr(texts)[:SHOWN]}")
+    for text in found:
+        if not isinstance(text, str) or not any(c.isprintable() and c != " " for c in text):
+            raise AirlibError(
+                f"{repr(text)[:SHOWN]} is no text for CLIP; give it a word or a sentence"
+            )
+    return found
 
 
 def _has_one_gap(sentence: str) -> bool:

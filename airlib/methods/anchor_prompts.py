@@ -21,8 +21,8 @@ from airlib.generators.base import Generator
 from airlib.methods.ipl import learn_image_prompt
 from airlib.methods.latent_mapper import codes_of
 from airlib.methods.prompt_learning import (
-    CONTEXT,
     PromptConfig,
+    in_context,
     interpolated_prompt,
     learn_prompt,
     mean_direction_of,
@@ -46,8 +46,7 @@ class AnchorPrompts:
         self.space, self.classes, self.config = space, classes, config
         self.n, self.seed = pairs, seed
         self.sources, self.targets = (
-            [feature[0] for feature in space.embed_text([f"{CONTEXT} {label}"])]
-            for label in classes
+            [feature[0] for feature in space.embed_text([in_context(label)])] for label in classes
         )
         # Of the last anchor, per CLIP model: its prompt [D], and embeddings [n, D] of its images.
         self.prompts: list[Tensor] = list(self.sources)

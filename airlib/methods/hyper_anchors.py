@@ -34,7 +34,7 @@ from airlib.errors import AirlibError
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.anchors import AnchorSchedule
 from airlib.methods.hyperdomainnet import HyperDomainNet, Texts, draw
-from airlib.methods.prompt_learning import CONTEXT, interpolated_prompt, mean_direction_of
+from airlib.methods.prompt_learning import in_context, interpolated_prompt, mean_direction_of
 from airlib.seeding import rng
 
 TOKENS = 4  # M, the words of "a photo of a"
@@ -106,7 +106,7 @@ class HyperAnchor:
         self.network, self.generator, self.encoder = network, generator, encoder
         self.domains, self.texts, self.config, self.seed = domains, texts, config, seed
         self.sources, self.targets = (
-            encoder.embed_text([f"{CONTEXT} {pair[side]}" for pair in domains]) for side in (0, 1)
+            encoder.embed_text([in_context(pair[side]) for pair in domains]) for side in (0, 1)
         )
         self.memory = Memory(network, len(domains))
 

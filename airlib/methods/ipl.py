@@ -30,7 +30,7 @@ from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator
 from airlib.methods.latent_mapper import LatentMapper, Sentence, codes_of
-from airlib.methods.prompt_learning import CONTEXT, PromptConfig
+from airlib.methods.prompt_learning import CONTEXT, PromptConfig, in_context
 from airlib.methods.samples import embed_samples
 from airlib.methods.step import Step
 from airlib.methods.task import Task
@@ -105,7 +105,7 @@ class Texts:
         self.width = encoder.model.token_embedding.weight.shape[1]
         self.sentences = [Sentence.labelled(encoder, label) for label in labels]
         self.classes = [class_features(encoder, label, templates) for label in labels]
-        written = [f"{CONTEXT} {label}." for label in labels]
+        written = [f"{in_context(label)}." for label in labels]
         self.written = {"label": self._raw(written), "bare": self._raw([CONTEXT, CONTEXT])}
 
     def prompts(self, vectors: Tensor, residual: str) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from airlib.generators.stylegan2_layers import (
     leaky_relu,
     normalize_second_moment,
 )
-from airlib.methods.prompt_learning import CONTEXT
+from airlib.methods.prompt_learning import in_context
 from airlib.seeding import rng
 
 LAYERS = 4
@@ -79,7 +79,7 @@ class Sentence:
     @classmethod
     def labelled(cls, encoder: ClipEncoder, label: str) -> Self:
         """ "a photo of a", the words to be replaced, and the label."""
-        return cls(encoder, *encoder.token_embeddings([f"{CONTEXT} {label}"]))
+        return cls(encoder, *encoder.token_embeddings([in_context(label)]))
 
     def read(self, vectors: Tensor) -> Tensor:
         """Vectors [B, tokens, W] in place of the first words -> features [B, D], not normalised."""

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipEncoder
+from airlib.clip_space.templates import SINGLE, sentences_of
 
 CONTEXT = "a photo of a"
 Mixing = Literal["label", "all_positions"]
@@ -34,6 +35,11 @@ class PromptConfig:
     mixing: Mixing = "label"
 
 
+def in_context(label: str) -> str:
+    """ "a photo of a" and the label; AirlibError for a label without a word."""
+    return sentences_of(SINGLE, label)[0]
+
+
 def mean_direction_of(embeddings: Tensor, previous: Tensor) -> Tensor:
     """Unit mean [D] of the unit offsets of image pairs [N, D]; identical pairs have no direction
     and are left out.
@@ -46,7 +52,7 @@ def interpolated_prompt(
     encoder: ClipEncoder, source_class: str, target_class: str, progress: float, mixing: Mixing
 ) -> tuple[Tensor, Tensor]:
     """Token embeddings [1, L, W] of "a photo of a [label]" and their end-of-text index [1]."""
-    sentences = [f"{CONTEXT} {source_class}", f"{CONTEXT} {target_class}"]
+    sentences = [in_context(source_class), in_context(target_class)]
     embeddings, ends = encoder.token_embeddings(sentences)
     if mixing == "label":
         length = int(ends.max())

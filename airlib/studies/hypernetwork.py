@@ -91,8 +91,8 @@ def predicted(world: World, network: HyperDomainNet, text: str | Tensor) -> Adap
     world's generator, at once.
     """
     names, training = domain_names(world.stylegan2), network.training
-    words = isinstance(text, str)
-    point = world.space.encoders[0].embed_text([text]) if isinstance(text, str) else text[None]
+    words = not isinstance(text, Tensor)
+    point = text[None] if isinstance(text, Tensor) else world.space.encoders[0].embed_text([text])
     network.eval()  # batch normalisation by its running averages
     vectors = network(point)
     network.train(training)

@@ -19,7 +19,8 @@ from pathlib import Path
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 
-from airlib.clip_space.encoder import ClipEncoder, load_state
+from airlib.checkpoints.networks import filled
+from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, write_atomically
 from airlib.tinyworld.shipped import WEIGHTS
@@ -47,7 +48,7 @@ def tiny_encoder(weights: str | Path = WEIGHTS / "clip.safetensors") -> ClipEnco
     Raises AirlibError if the file is missing, damaged, or of another network.
     """
     tensors, config = load_tensors(weights)
-    model = load_state(build_model(config["model"]), tensors, weights)
+    model = filled("clip", config.get("model", {}), tensors, weights)
     return ClipEncoder(model, load_tokenizer(), "tiny")
 
 

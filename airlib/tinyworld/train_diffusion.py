@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor
 
+from airlib.checkpoints.configs import checked
 from airlib.errors import AirlibError
 from airlib.evaluation.features import Judge
 from airlib.evaluation.frechet import frechet_distance
@@ -148,9 +149,11 @@ def world_diffusion(path: str | Path = WEIGHTS / "diffusion.safetensors") -> Con
     """
     tensors, config = load_tensors(path)
     try:
-        network = ConditionalUNet(config["unet"], config["c_dim"])
-        network.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        unet = checked("unet", config["unet"])
+        with torch.device("meta"):  # the file's tensors take the place of those
+            network = ConditionalUNet(unet, config["c_dim"])
+        network.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    except (AirlibError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise AirlibError(
             f"{path} does not hold the world diffusion model; run `airlib train-tiny diffusion`"
         ) from error

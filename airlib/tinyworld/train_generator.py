@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor
 
+from airlib.checkpoints.networks import filled
 from airlib.errors import AirlibError
 from airlib.files import load_tensors
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
@@ -243,10 +244,8 @@ def world_generator(path: str | Path = WEIGHTS / f"{GeneratorTask.name}.safetens
     """
     tensors, config = load_tensors(path)
     try:
-        generator = StyleGAN2(StyleGAN2Config(**config))
-        generator.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except (TypeError, RuntimeError) as error:
+        return filled("stylegan2", config, {k: v.float() for k, v in tensors.items()}, path)
+    except AirlibError as error:
         raise AirlibError(
             f"{path} does not hold the world generator; run `airlib train-tiny stylegan2`"
         ) from error
-    return generator.requires_grad_(False).eval()

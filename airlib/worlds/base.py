@@ -11,7 +11,7 @@ from torch import Tensor
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipSpace
-from airlib.clip_space.templates import NADA_TEMPLATES
+from airlib.clip_space.templates import NADA_TEMPLATES, sentences_of
 from airlib.errors import AirlibError
 from airlib.evaluation.features import NO_JUDGES, Judge, Reference
 from airlib.evaluation.protocols import Scores, scores_of
@@ -155,7 +155,7 @@ class World(ABC):
 
     def sentences(self, pair: str) -> list[str]:
         """The target of a pair in words, the same ones whatever templates a method is given."""
-        return [template.format(self.pair(pair).target_class) for template in NADA_TEMPLATES]
+        return sentences_of(NADA_TEMPLATES, self.pair(pair).target_class)
 
     @remembered
     def reference(self, pair: str) -> Reference:

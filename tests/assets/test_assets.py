@@ -3,6 +3,8 @@
 The server runs in the test. It can drop connections, ignore ranges, and change its file.
 """
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -21,10 +24,14 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 import yaml
+from nvlabs_pickles import pickled
+from small_networks import small_generator
 
 from airlib.assets import manifests, store
 from airlib.assets.downloads import BLOCK
+from airlib.checkpoints.rosinality import to_rosinality
 from airlib.cli.commands import main
 from airlib.errors import AirlibError
 
@@ -35,8 +42,9 @@ OTHER = random.Random(1).randbytes(300_000)
 class Server(ThreadingHTTPServer):
     """Serves `content` at every path.
 
-    cuts: how many bytes each of the next answers sends before the connection breaks. sent: for each
-    answer the requested range and the bytes of the body.
+    headers: what it says instead of the truth; None leaves a header out. cuts: how many bytes each
+    of the next answers sends before the connection breaks. sent: for each answer the requested
+    range and the bytes of the body.
     """
 
     daemon_threads = True
@@ -47,6 +55,8 @@ class Server(ThreadingHTTPServer):
         self.ranges = self.validates = True
         self.status, self.type, self.pause = 200, "application/octet-stream", 0.0
         self.cuts: list[int] = []
+        self.headers: dict[str, str | None] = {}
+        self.partial_etag: str | None = ""  # of partial answers, where it is another
         self.sent: list[tuple[str | None, int]] = []
 
     @property
@@ -72,13 +82,14 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = server.content[start if partial else 0 :]
         self.send_response(206 if partial else server.status)
-        self.send_header("Content-Type", server.type)
-        self.send_header("Content-Length", str(len(body)))
-        if server.etag:
-            self.send_header("ETag", server.etag)
+        etag = server.partial_etag if partial and server.partial_etag != "" else server.etag
+        headers = {"Content-Type": server.type, "Content-Length": str(len(body)), "ETag": etag}
         if partial:
             whole = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+            headers["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}"
+        for name, value in (headers | server.headers).items():
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else len(body)
         self.send_body(body[:cut], asked)
@@ -121,6 +132,7 @@ def manifest(tmp_path, monkeypatch, server):
                 "file": "thing.pt", "url": server.url, "bytes_estimate": 1000, "sha256": None,
             } | file],
         }  # fmt: skip
+        entry["importer"] = entry["files"][0].pop("importer", None)
         if "bytes" in file:
             del entry["files"][0]["bytes_estimate"]
         (tmp_path / "manifests").mkdir(exist_ok=True)
@@ -304,6 +316,113 @@ def test_a_web_page_is_not_a_weight_file(manifest, server, path):
     assert finding.state == "corrupt" and "is a web page, not the file" in finding.text
     put(path, b"")
     assert "is empty" in fetch().text
+
+
+# --- a server that lies --------------------------------------------------------------------------
+
+
+def test_a_compressed_body_is_not_inflated(manifest, server, path):
+    """1 GB of zeros in 1 MB: nobody asked for it, and nothing of it is unpacked."""
+    server.content = gzip.compress(bytes(2**20)) * 1024
+    server.headers = {"Content-Encoding": "gzip"}
+    for hashes in ({}, {"sha256": sha256(BYTES)}):
+        manifest(**hashes)
+        finding = fetch()
+        assert finding.state == "missing" and "sends the file compressed ('gzip')" in finding.text
+        assert not path.exists() and leftovers(path) == []
+
+
+@pytest.mark.parametrize("length", ["-5", "0", "many", "1e3", "", None, "9" * 30])
+def test_a_length_that_is_none_ends_at_once(manifest, server, path, length):
+    server.headers = {"Content-Length": length}
+    started = time.monotonic()
+    finding = fetch()
+    assert finding.state == "missing" and "announces no file but" in finding.text
+    assert not path.exists() and leftovers(path) == []
+    assert time.monotonic() - started < 5
+
+
+def test_an_announced_length_is_the_most_that_is_kept(manifest, server, path):
+    """A chunked body, whose end nothing announces."""
+    chunk = b"2710\r\n" + bytes(10_000) + b"\r\n"
+    server.content = chunk * 50
+    server.headers = {"Content-Length": None, "Transfer-Encoding": "chunked"}
+    manifest(bytes=100_000)
+    finding = fetch()
+    assert finding.state == "missing" and "sends more than the 100,000 bytes" in finding.text
+    assert not path.exists() and leftovers(path) == []
+
+
+def test_a_body_that_is_cut_short_every_time_is_not_the_file(manifest, server, path):
+    server.headers, server.etag = {"Content-Length": str(len(BYTES) + 1)}, None
+    finding = fetch()
+    assert finding.state == "missing" and "run again to continue" in finding.text
+    assert not path.exists()
+
+
+def test_an_answer_without_a_body_is_not_the_file(manifest, server, path):
+    server.status = 204
+    assert "answers 204 instead of the file" in fetch().text and not path.exists()
+
+
+@pytest.mark.parametrize("partial_etag", [None, '"second"', 'W/"first"'])
+def test_without_a_hash_only_one_etag_continues(manifest, server, path, partial_etag):
+    """The rest is of another file, which only the ETag tells: all of it is asked for again."""
+    server.cuts = [100_000, 0]
+    assert fetch().state == "missing"
+    server.content, server.validates, server.partial_etag = OTHER, False, partial_etag
+    server.sent = []
+    assert fetch().state == "present"
+    assert path.read_bytes() == OTHER
+    assert [asked is None for asked, _ in server.sent] == [False, True]
+
+
+def test_without_a_hash_a_weak_etag_and_a_date_continue_nothing(manifest, server, path):
+    date = "Sat, 28 Nov 2026 10:00:00 GMT"
+    server.etag, server.headers = 'W/"first"', {"Last-Modified": date}
+    server.cuts = [100_000]
+    assert fetch().state == "missing"
+    server.sent, server.validates = [], False
+    assert fetch().state == "present"
+    assert server.sent == [(None, len(BYTES))]
+
+
+@pytest.mark.parametrize("content", ["cut", "noise", "other"])
+@pytest.mark.parametrize("importer", ["checkpoints.nvlabs", "checkpoints.rosinality"])
+def test_without_a_hash_the_importer_must_be_able_to_read_the_file(
+    manifest, server, path, importer, content
+):
+    generator = small_generator()
+    if importer == "checkpoints.nvlabs":
+        whole = pickled(generator.state_dict(), generator.config_dict())
+    else:
+        saved = io.BytesIO()
+        torch.save(to_rosinality(generator), saved)
+        whole = saved.getvalue()
+    server.content = {"cut": whole[:-1000], "noise": BYTES, "other": b"\x80\x04N."}[content]
+    manifest(importer=importer)
+    finding = fetch()
+    assert finding.state == "missing" and not path.exists() and leftovers(path) == []
+    assert "thing.pt" in finding.text and f"put the file at {path}" in finding.text
+    server.content = whole
+    assert fetch().state == "present" and lock(path)["sha256"] == sha256(whole)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tgz", "a.tar", "a.dat.bz2"])
+def test_without_a_hash_an_archive_must_be_one(manifest, server, path, name):
+    manifest(file=name)
+    finding = fetch()
+    assert finding.state == "missing" and f"something else than the file {name}" in finding.text
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("images/1.txt", "one")
+    tar = io.BytesIO()
+    tarfile.open(fileobj=tar, mode="w").addfile(tarfile.TarInfo("1.txt"))
+    server.content = {
+        "zip": packed.getvalue(), "gz": gzip.compress(b"1"), "tgz": gzip.compress(b"1"),
+        "tar": tar.getvalue(), "bz2": bz2.compress(b"1"),
+    }[name.rpartition(".")[2]]  # fmt: skip
+    assert fetch().state == "present"
 
 
 def test_an_answer_that_is_an_error(manifest, server, path):

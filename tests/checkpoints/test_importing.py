@@ -160,7 +160,10 @@ OTHER_FILES = {
     "folder.pt": (lambda p: p.mkdir(), "is a directory"),
     "missing.pt": (lambda p: None, "no such file"),
     "lost.pt": (lambda p: p.symlink_to("nowhere"), "link to nowhere"),
-    "ours.pt": (lambda p: save_tensors(p, {"x": torch.zeros(2)}, {}), "safetensors file already"),
+    "ours.pt": (
+        lambda p: save_tensors(p, {"x": torch.zeros(2)}, {}),
+        "file of airlib already",
+    ),
 }
 
 

@@ -15,9 +15,12 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from small_networks import small_generator
 from torch import nn
 from torch.nn import functional as F
 
+from airlib.checkpoints.importing import import_file
+from airlib.checkpoints.rosinality import to_rosinality
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
 from airlib.clip_space.offsets import (
     class_features,
@@ -26,9 +29,21 @@ from airlib.clip_space.offsets import (
     text_direction,
 )
 from airlib.clip_space.preprocessing import MEAN, STD, ClipPreprocess
-from airlib.clip_space.templates import IMAGENET_TEMPLATES, NADA_TEMPLATES, SINGLE
+from airlib.clip_space.templates import (
+    IMAGENET_TEMPLATES,
+    NADA_TEMPLATES,
+    SINGLE,
+    checked_texts,
+    sentences_of,
+)
 from airlib.errors import AirlibError
 from airlib.files import save_tensors
+from airlib.methods.air import AIR
+from airlib.methods.hyperdomainnet import Texts
+from airlib.methods.ipl import IPL
+from airlib.methods.nada import NADA, NADAConfig
+from airlib.methods.prompt_learning import in_context, interpolated_prompt
+from airlib.methods.svl import SVL
 from airlib.seeding import rng
 from airlib.tinyworld import tiny_clip, train_clip
 from airlib.tinyworld.captions import lexicon
@@ -172,6 +187,58 @@ def test_interpolated_prompts_equal_the_recording(encoder, recorded):
 # --- the encoder's own promises ------------------------------------------------------------------
 
 
+NO_TEXTS = ["", "  \n\t", "\u200b\u3000", None, 7, b"dog"]
+
+
+@pytest.mark.parametrize("text", NO_TEXTS)
+def test_what_has_no_word_is_no_text(untrained, text):
+    for read in (untrained.embed_text, untrained.token_embeddings, checked_texts):
+        with pytest.raises(AirlibError, match="is no text for CLIP"):
+            read(["a dog", text])
+    space = ClipSpace([(untrained, 1.0)])
+    for make in (
+        lambda: text_direction(untrained, "dog", text),
+        lambda: text_direction(untrained, text, "dog", "single"),
+        lambda: in_context(text),
+        lambda: interpolated_prompt(untrained, "dog", text, 0.5, "label"),
+        lambda: NADA(space, "dog", text),
+        lambda: AIR(space, text, "dog"),
+        lambda: IPL(space, "dog", text),
+        lambda: SVL(space, "dog", text),
+        lambda: Texts.of(untrained, [("dog", text)], SINGLE),
+    ):
+        with pytest.raises(AirlibError, match="is no text for CLIP") as caught:
+            make()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("texts", ["a dog", [], (), None, 3])
+def test_one_text_is_no_list_of_texts(untrained, texts):
+    for read in (untrained.embed_text, untrained.token_embeddings):
+        with pytest.raises(AirlibError, match="expected a list of texts"):
+            read(texts)
+
+
+@pytest.mark.parametrize(
+    "templates",
+    ["", " ", "a photo", "{} and {}", "a {0}", "a {", "{}}", None, 3, [], ["a {}", ""], [None]],
+)
+def test_a_template_has_exactly_one_gap(untrained, templates):
+    space = ClipSpace([(untrained, 1.0)])
+    for make in (
+        lambda: sentences_of(templates, "dog"),
+        lambda: class_features(untrained, "dog", templates),
+        lambda: NADA(space, "dog", "cat", NADAConfig(templates)),
+    ):
+        with pytest.raises(AirlibError, match="templates .* a sentence with one {}"):
+            make()
+
+
+def test_a_label_stands_in_the_gap_of_every_template():
+    assert sentences_of(["a {}", "{}!"], "{x}") == ["a {x}", "{x}!"]
+    assert sentences_of("single", "dog") == [in_context("dog")] == ["a photo of a dog"]
+
+
 def test_cropping_at_the_end_of_text_changes_nothing(untrained):
     texts = ["dog", "a black and white photo of the hard to see cat.", "a sketch of a fox"]
     embeddings, _ = untrained.token_embeddings(texts)
@@ -268,11 +335,37 @@ def test_openai_loader_says_what_is_wrong(encoder, tmp_path):
         with pytest.raises(AirlibError, match="damaged"):
             ClipEncoder.openai("air-tiny", tmp_path / name)
     torch.save({"visual.proj": torch.zeros(1)}, tmp_path / "pickle.pt")
-    with pytest.raises(AirlibError, match="TorchScript"):
+    with pytest.raises(AirlibError, match=r"another network \(visual.proj\)"):
         ClipEncoder.openai("air-tiny", tmp_path / "pickle.pt")
-    other = save_tensors(tmp_path / "other.safetensors", {"visual.proj": torch.zeros(1)}, {})
+    state = encoder.model.state_dict()
+    words = torch.cat([state["token_embedding.weight"], torch.zeros(1, 128)])
+    torch.save(state | {"token_embedding.weight": words}, tmp_path / "more_words.pt")
     with pytest.raises(AirlibError, match="another architecture"):
-        ClipEncoder.openai("air-tiny", other)
+        ClipEncoder.openai("air-tiny", tmp_path / "more_words.pt")
+    torch.save(to_rosinality(small_generator()), tmp_path / "faces.pt")
+    with pytest.raises(AirlibError, match="another network than CLIP"):
+        ClipEncoder.openai("air-tiny", import_file(tmp_path / "faces.pt"))
+
+
+def test_a_fine_tuned_model_runs_with_the_activation_it_was_trained_with(
+    encoder, recorded, tmp_path
+):
+    state, pixels = encoder.model.state_dict(), recorded["image_norm_input"]
+    training = {"epoch": 1, "optimizer": {}, "state_dict": state}
+    for content, features in (
+        (state, "image_features"),
+        (training, "image_features_wrong_gelu"),
+        (training | {"name": "model_ViT-B-32-quickgelu"}, "image_features"),
+    ):
+        torch.save(content, tmp_path / "tuned.pt")
+        for path in (tmp_path / "tuned.pt", import_file(tmp_path / "tuned.pt", force=True)):
+            found = ClipEncoder.openai("air-tiny", path).embed_pixels(pixels)
+            torch.testing.assert_close(found, unit(recorded[features]), atol=1e-5, rtol=0)
+
+
+def test_no_tokenizer_is_looked_up_on_a_hub():
+    with pytest.raises(AirlibError, match="tokenizer of 'ViT-H-14-worldwide-quickgelu' .* hub"):
+        ClipEncoder.untrained("ViT-H-14-worldwide")
 
 
 # --- several CLIP models -------------------------------------------------------------------------

@@ -120,6 +120,22 @@ def test_a_class_without_any_readable_image_is_an_error(photos):
         run(photos, None)
 
 
+@pytest.mark.parametrize("template", ["", "a photo", "{} {}", None, "nada79"])
+def test_a_template_without_one_gap_is_refused_before_anything_is_embedded(photos, template):
+    encoder = Pyramid()
+    with pytest.raises(AirlibError, match="a sentence with one {}"):
+        embed_dataset(encoder, open_image_folder(photos), template, workers=0)
+    assert encoder.images_seen == 0
+
+
+def test_a_label_without_a_word_is_refused_before_anything_is_embedded(photos):
+    (photos / "cat").rename(photos / " ")
+    encoder = Pyramid()
+    with pytest.raises(AirlibError, match="' ' is no text for CLIP"):
+        embed_dataset(encoder, open_image_folder(photos), workers=0)
+    assert encoder.images_seen == 0
+
+
 # --- what is reused
 
 

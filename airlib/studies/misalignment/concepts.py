@@ -18,7 +18,7 @@ from torch import Tensor
 
 from airlib.clip_space.embedding_cache import embed_classes
 from airlib.clip_space.encoder import ClipEncoder
-from airlib.errors import AirlibError
+from airlib.clip_space.templates import sentences_of
 from airlib.progress import track
 from airlib.seeding import rng as stream
 from airlib.studies.misalignment.datasets.folders import open_image_folder
@@ -101,12 +101,11 @@ def embed_dataset(
     None keeps nothing. workers: processes that read images. Unreadable images are skipped, and one
     warning counts them. A class whose images the encoder cannot tell from those of an earlier one
     is left out, with a warning.
-    Raises AirlibError for a template without "{}", a class without a single readable image, and
-    fewer than 3 classes.
+    Raises AirlibError for a template without exactly one {}, a label without a word, a class
+    without a single readable image, and fewer than 3 classes.
     """
-    if "{}" not in template:
-        raise AirlibError(f'the template {template!r} has no "{{}}" to put the class name in')
     classes = dataset.sample(images_per_class, seed, fewest_images)
+    sentences = {label: sentences_of([template], label)[0] for label in classes}
     means: list[Tensor] = []
     skipped: list[str] = []
     for label, rows in embed_classes(encoder, dataset.name, classes, cache, workers):
@@ -130,7 +129,7 @@ def embed_dataset(
             f"cannot tell {len(classes) - len(labels)} of {len(classes)} classes from another",
             stacklevel=2,
         )
-    texts = _embed_text(encoder, [template.format(label) for label in labels])
+    texts = _embed_text(encoder, [sentences[label] for label in labels])
     return ConceptEmbeddings(labels, image_means[kept], texts)
 
 

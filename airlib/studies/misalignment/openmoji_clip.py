@@ -30,6 +30,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from airlib.checkpoints.networks import filled
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.clip_space.preprocessing import ClipPreprocess
 from airlib.errors import AirlibError
@@ -93,9 +94,8 @@ def load_openmoji_clip(folder: Path = FOLDER) -> ClipEncoder:
     path = folder / f"{NAME}.safetensors"
     tensors, config = load_tensors(path)
     try:
-        model = build_model(config["model"])
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+        model = filled("clip", config["model"], tensors, path)
+    except (KeyError, TypeError, AirlibError) as error:
         raise AirlibError(f"{path} holds another network; make it with: {COMMAND}") from error
     return ClipEncoder(model, load_tokenizer(folder), "openmoji")
 
