@@ -146,5 +146,5 @@ def test_damaged_files_give_one_clear_error(tmp_path):
         with pytest.raises(AirlibError) as caught:
             load_results(bad)
         assert "\n" not in str(caught.value), name
-    with pytest.raises(AirlibError, match="no results"):
+    with pytest.raises(AirlibError, match="there is no file .*; run its notebook again"):
         load_results(tmp_path / "nowhere.json")
