@@ -18,13 +18,13 @@ methods and options of its own. With train = "package.module:Class" it trains in
 (`experiments.trainings`). Plans that are shipped are read by their name alone: `plan_names`.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from airlib.documents import read_toml
 from airlib.errors import AirlibError
 from airlib.experiments.runs import Run, save_runs
 from airlib.experiments.sweep import FailedRuns, finish, import_all, planned
@@ -175,13 +175,7 @@ def read_plan(source: str | Path, flags: Mapping[str, Any] | None = None) -> Pla
     `seeds` may be how many. AirlibError if it cannot be read or understood.
     """
     path = PLANS / f"{source}.toml" if str(source) in plan_names() else Path(source)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        names = ", ".join(plan_names())
-        raise AirlibError(
-            f"cannot read the sweep file {path}: {error} (shipped plans: {names})"
-        ) from error
+    values = read_toml(path, f"name a sweep file, or a shipped plan: {', '.join(plan_names())}")
     try:
         return Plan.of(*_with_flags(values, flags or {}, f"airlib sweep {Path(source).name}"))
     except AirlibError as error:

@@ -309,10 +309,12 @@ def test_a_training_that_cannot_be_made_is_one_failed_run(tmp_path):
         ("methods = ['d']\n[options]\nmethod = 'air'", "d has no option 'method'"),
         ("[overrides]\n'evaluation.sample' = 3", "did you mean evaluation.samples?"),
         ("[overrides]\nevaluation.samples = 3", "evaluation is a table"),
-        ("methods = [", "cannot read the sweep file"),
-        ("a = " + "[" * 5000, "cannot read the sweep file"),
-        ("a = 1" + "0" * 5000, "cannot read the sweep file"),
-        ("\x00", "cannot read the sweep file"),
+        ("methods = [", "damaged or no TOML ("),
+        ("a = " + "[" * 5000, "a line has more than 2000 characters"),
+        ("a = " + "[\n" * 5000, "more than 100 lists or tables in one another"),
+        ("a = 0x" + "f" * 17, "an integer has more than 64 bits"),
+        ("\x00", "damaged or no TOML ("),
+        ("", "bad.toml is empty"),
     ],
 )
 def test_a_bad_file_is_one_line(capsys, tmp_path, text, message):
@@ -327,10 +329,11 @@ def test_a_bad_file_is_one_line(capsys, tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.toml"], "cannot read the sweep file"),
-        (["."], "cannot read the sweep file"),
+        (["missing.toml"], "there is no file missing.toml; name a sweep file, or a shipped plan"),
+        (["."], ". is a folder; name a sweep file"),
+        (["/dev/zero"], "/dev/zero is no regular file; name a sweep file"),
         (["plan.toml", "--methods", "nda"], "unknown method 'nda'; choose from nada"),
-        (["knbs"], "shipped plans: diffusion_settings, hypernetwork, knobs"),
+        (["knbs"], "a shipped plan: diffusion_settings, hypernetwork, knobs"),
         (["plan.toml", "--scheduler", "nonsense"], "no Dask scheduler answers at 'nonsense'"),
         (["plan.toml", "--scheduler", "tcp://127.0.0.1:1"], "such as tcp://10.0.0.5:8786"),
     ],
@@ -347,7 +350,7 @@ def test_bad_arguments_are_one_line(capsys, monkeypatch, plan_file, tmp_path, ar
 def test_a_file_of_another_encoding(capsys, tmp_path):
     (tmp_path / "bad.toml").write_bytes(b"methods = ['\xff\xfe']")
     assert main(["sweep", str(tmp_path / "bad.toml")]) == 1
-    assert "cannot read the sweep file" in capsys.readouterr().err
+    assert "bad.toml is no text in UTF-8; name a sweep file" in capsys.readouterr().err
 
 
 # --- what goes wrong while it runs ---------------------------------------------------------------
