@@ -36,12 +36,18 @@ def read_json(path: str | Path, advice: str, largest: int = LARGEST_JSON) -> Any
     """
     text = read_text(path, advice, largest)
     try:
-        value = json.loads(
-            text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique
-        )
-        return _checked(value)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "JSON", error, advice) from error
+        return parse_json(text)
+    except ValueError as error:
+        raise AirlibError(f"{path} is damaged or no JSON ({error}); {advice}") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value in a JSON text, within the limits of `read_json`. Raises ValueError for others."""
+    hooks = {"parse_constant": _refuse, "parse_float": _finite, "object_pairs_hook": _unique}
+    try:
+        return _checked(json.loads(text, **hooks))
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
 
 
 def read_toml(path: str | Path, advice: str) -> dict[str, Any]:
@@ -55,7 +61,8 @@ def read_toml(path: str | Path, advice: str) -> dict[str, Any]:
             raise ValueError(f"a line has more than {LONGEST_LINE} characters")
         return _checked(tomllib.loads(text))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, "TOML", error, advice) from error
+        reason = TOO_DEEP if isinstance(error, RecursionError) else error
+        raise AirlibError(f"{path} is damaged or no TOML ({reason}); {advice}") from error
 
 
 def read_text(path: str | Path, advice: str, largest: int = LARGEST_JSON) -> str:
@@ -93,11 +100,6 @@ def read_bytes(path: str | Path, advice: str, largest: int = LARGEST_JSON) -> by
     if not content:
         raise AirlibError(f"{path} is empty; {advice}")
     return content
-
-
-def _damaged(path: str | Path, kind: str, error: Exception, advice: str) -> AirlibError:
-    deep = isinstance(error, RecursionError)
-    return AirlibError(f"{path} is damaged or no {kind} ({TOO_DEEP if deep else error}); {advice}")
 
 
 def _checked(value: Any) -> Any:

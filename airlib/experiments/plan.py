@@ -18,6 +18,7 @@ methods and options of its own. With train = "package.module:Class" it trains in
 (`experiments.trainings`). Plans that are shipped are read by their name alone: `plan_names`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, product
@@ -36,6 +37,7 @@ WORDS, COUNTS = "a list of names", "a list of whole numbers from 0 on, such as [
 GRIDS = 'tables such as {name = "slow", options = {steps = [80, 160]}}'
 LISTS = {"methods": (str, WORDS), "pairs": (str, WORDS), "imports": (str, WORDS),
          "seeds": (int, COUNTS), "grids": (dict, GRIDS)}  # fmt: skip
+MOST_COMBINATIONS = 10_000  # of options; each is at least one run
 ADAPTING = ("profile", "methods", "role", "pairs", "protocol", "overrides")  # not for a training
 
 
@@ -221,6 +223,11 @@ def multiplied(options: Mapping[str, Any]) -> list[dict[str, Any]]:
         if values == []:
             raise AirlibError(f"option {name!r} has no values; give it some or leave it out")
     lists = [values if isinstance(values, list) else [values] for values in options.values()]
+    if (count := math.prod(map(len, lists))) > MOST_COMBINATIONS:
+        raise AirlibError(
+            f"the options have {count:,} combinations, more than {MOST_COMBINATIONS:,}; leave out "
+            "some values, or split the plan"
+        )
     return [dict(zip(options, values, strict=True)) for values in product(*lists)]
 
 

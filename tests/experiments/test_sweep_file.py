@@ -303,6 +303,12 @@ def test_a_training_that_cannot_be_made_is_one_failed_run(tmp_path):
         ("[options]\nsteps = []", "option 'steps' has no values"),
         ("[options]\nsteps = [50, 2.5]", "nada.steps must be of type int like 50, not 2.5"),
         ("[options]\nsteps = [5, 5]", "is asked for twice"),
+        (
+            "".join(["[options]"] + [f"\n{key} = {[*range(30)]}" for key in "abc"]),
+            "the options have 27,000 combinations, more than 10,000",
+        ),
+        ("imports = ['..relative']", "cannot import '..relative'"),
+        ("imports = ['']", "cannot import ''"),
         ("[options]\nsteps = {a = 1}", "nada.steps must be of type int"),
         ("[options]\nlearning_rate = nan", "learning_rate must be a finite number"),
         ("[options]\nbetas = [0.9, 0.99]", "betas must be a list such as [0.9, 0.99], not 0.9"),
