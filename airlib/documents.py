@@ -43,9 +43,11 @@ def read_json(path: str | Path, advice: str, largest: int = LARGEST_JSON) -> Any
 
 def parse_json(text: str) -> Any:
     """The value in a JSON text, within the limits of `read_json`. Raises ValueError for others."""
-    hooks = {"parse_constant": _refuse, "parse_float": _finite, "object_pairs_hook": _unique}
     try:
-        return _checked(json.loads(text, **hooks))
+        value = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique
+        )
+        return _checked(value)
     except RecursionError as error:
         raise ValueError(TOO_DEEP) from error
 

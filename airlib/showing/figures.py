@@ -9,7 +9,7 @@ Figures are made without pyplot, so a notebook shows them only where it says so.
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rcParams
@@ -94,7 +94,7 @@ class PlainFigure(Figure):
             for label in axis.get_ticklabels(which="both")
         }  # fmt: skip
         for text in self.findobj(Text):
-            cast(Text, text).set_parse_math(text in powers)
+            text.set_parse_math(text in powers)
         super().draw(renderer)
 
 
