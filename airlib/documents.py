@@ -13,6 +13,7 @@ import json
 import math
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,6 +66,24 @@ def read_toml(path: str | Path, advice: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = TOO_DEEP if isinstance(error, RecursionError) else error
         raise AirlibError(f"{path} is damaged or no TOML ({reason}); {advice}") from error
+
+
+def wrong_entry(table: Any, kinds: Mapping[str, Any], name: str = "it") -> str:
+    """Say which entry of a table, or of a table in it, is of another type; "" if none is.
+
+    kinds: entry -> its type, or the kinds of a table. Entries may be missing, and there may be
+    others. name: of the table in what is said.
+    """
+    if not isinstance(table, dict):
+        return f"{name} is no table"
+    for key in kinds.keys() & table.keys():
+        kind, value = kinds[key], table[key]
+        if isinstance(kind, Mapping):
+            if wrong := wrong_entry(value, kind, key):
+                return wrong
+        elif not isinstance(value, kind):
+            return f"{key} is no {kind.__name__}"
+    return ""
 
 
 def read_text(path: str | Path, advice: str, largest: int = LARGEST_JSON) -> str:

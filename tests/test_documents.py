@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from airlib.documents import read_json, read_text, read_toml
+from airlib.documents import read_json, read_text, read_toml, wrong_entry
 from airlib.errors import AirlibError
 
 WRONG_JSON = {
@@ -74,3 +74,17 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
         with pytest.raises(AirlibError, match=message) as caught:
             read_text(path, "name another")
         assert str(caught.value).endswith("; name another")
+
+
+def test_the_entry_of_another_type_is_named():
+    kinds = {"a": int, "b": {"c": str, "d": dict}}
+    for fine in ({}, {"a": 3, "other": None}, {"b": {"c": "x", "d": {}}}):
+        assert wrong_entry(fine, kinds) == ""
+    for wrong, message in (
+        (None, "it is no table"),
+        ([], "it is no table"),
+        ({"a": "3"}, "a is no int"),
+        ({"b": []}, "b is no table"),
+        ({"b": {"d": None}}, "d is no dict"),
+    ):
+        assert wrong_entry(wrong, kinds) == message

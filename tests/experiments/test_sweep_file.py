@@ -284,7 +284,7 @@ def test_a_training_that_cannot_be_made_is_one_failed_run(tmp_path):
         ("seeds = [true]", "seeds must be a list of whole numbers"),
         ("seeds = [0, -1]", "seeds must be a list of whole numbers"),
         ("seeds = [0.5]", "seeds must be a list of whole numbers"),
-        (f"seeds = [{'9' * 250}]", "is too long"),
+        (f"[options]\nbetas = [[{', '.join(['0.25'] * 60)}]]", "is too long"),
         (
             "protocol = 'quik'",
             "unknown protocol 'quik'; choose from quick, text, shown, full, none",
