@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from airlib.clip_space.encoder import ClipSpace
+from airlib.documents import parse_json, read_text, wrong_entry
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors, write_text
 from airlib.generators.base import Generator
@@ -33,6 +34,8 @@ from airlib.progress import track
 from airlib.seeding import rng
 from airlib.training.state import pack, unpack
 
+HEADER = {"parameterization": str, "parameterization_module": str, "labels": {}, "adaptation": {}}
+LONGEST_LOG = 2**28  # bytes
 COLLAPSED = 0.05  # of the source's variation between latents
 COLLAPSE_PATIENCE = 5  # steps
 
@@ -130,6 +133,8 @@ class Adaptation:
     def load(cls, path: str | Path) -> "Adaptation":
         """Read what `save` wrote, bit for bit."""
         tensors, config = load_tensors(path)
+        if wrong := wrong_entry(config, HEADER, "its configuration"):
+            raise AirlibError(f"{path} is damaged ({wrong}); make it again")
         if "source" not in config:
             raise AirlibError(f"{path} holds no adaptation; it may be a weight file")
         return cls(tensors, config, read_log(Path(path).with_suffix(".jsonl")))
@@ -304,6 +309,13 @@ def _write_log(path: Path, log: list[dict]) -> None:
 
 def read_log(path: Path) -> list[dict]:
     """The log beside an adaptation, as `Adaptation.save` wrote it; [] without one."""
-    if not path.exists():
+    if not path.exists() or path.is_file() and path.stat().st_size == 0:
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    advice = "delete it, or make the adaptation again"
+    try:
+        log = [parse_json(line) for line in read_text(path, advice, LONGEST_LOG).splitlines()]
+    except ValueError as error:
+        raise AirlibError(f"{path} is no log of an adaptation ({error}); {advice}") from error
+    if not all(isinstance(entry, dict) for entry in log):
+        raise AirlibError(f"{path} is no log of an adaptation; {advice}")
+    return log

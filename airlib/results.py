@@ -7,7 +7,6 @@ collects the metrics, figures and tables of one notebook run and saves them whol
 host names are kept out; NaN and infinities are refused, because they are bugs and not results.
 """
 
-import json
 import math
 import platform
 import sys
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from airlib.documents import read_json
 from airlib.errors import AirlibError
 from airlib.files import write_json
 
@@ -159,12 +159,7 @@ def load_results(path: str | Path) -> dict[str, Any]:
     Raises AirlibError if the file is missing, is not JSON, or lacks what `Record.save` writes.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError as error:
-        raise AirlibError(f"no results at {path}; run the notebook that writes them") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise AirlibError(f"{path} is damaged ({error}); run its notebook again") from error
+    content = read_json(path, "run its notebook again")
     _require(isinstance(content, dict), f"{path} is not a results file; run its notebook again")
     for key, kind in KEYS.items():
         accepted = (int, float) if kind is float else kind
@@ -177,11 +172,14 @@ def load_results(path: str | Path) -> dict[str, Any]:
             Metric(**entry)
         for figure in content["figures"]:
             _require(_is_relative(figure["file"]), f"figure path {figure['file']} is not relative")
-            _require(isinstance(figure["alt"], str), f"figure {figure['file']} has no alt text")
+            texts = figure["alt"], figure.get("title", "")
+            _require(_are(str, texts), f"figure {figure['file']} has no alt text or no title")
         for table in content["tables"]:
-            widths = {len(row) for row in table["rows"]}
-            _require(widths <= {len(table["columns"])}, f"table {table['title']!r} is ragged")
-    except (TypeError, KeyError, AirlibError) as error:
+            title, columns, rows = table["title"], table["columns"], table["rows"]
+            _require(isinstance(title, str), f"the title {title!r} of a table is no text")
+            _require(_are(list, [columns, rows, *rows]), f"table {title!r} is no list of rows")
+            _require({*map(len, rows)} <= {len(columns)}, f"table {title!r} is ragged")
+    except (TypeError, KeyError, AttributeError, AirlibError) as error:
         raise AirlibError(f"{path} is damaged ({error}); run its notebook again") from error
     return content
 
@@ -258,8 +256,8 @@ def _is_relative(file: Any) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
+def _are(kind: type, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _require(condition: bool, message: str) -> None:

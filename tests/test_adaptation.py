@@ -15,7 +15,13 @@ import pytest
 import torch
 from small_networks import assert_continues, small_generator, small_space, small_unet
 
-from airlib.adaptation import COLLAPSE_PATIENCE, Adaptation, AdaptationConfig, adapt
+from airlib.adaptation import (
+    COLLAPSE_PATIENCE,
+    Adaptation,
+    AdaptationConfig,
+    adapt,
+    read_log,
+)
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 from airlib.generators.diffusion import DiffusionGenerator
@@ -455,6 +461,22 @@ def test_other_files_are_refused(result, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(AirlibError, match="damaged"):
         Adaptation.load(path)
+
+
+@pytest.mark.parametrize("key", ["parameterization", "labels", "adaptation"])
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_a_header_of_other_types_is_refused(result, tmp_path, key, value):
+    path = save_tensors(tmp_path / "a.safetensors", result.tensors, result.config | {key: value})
+    with pytest.raises(AirlibError, match=rf"damaged \({key} is no .*\); make it again"):
+        Adaptation.load(path)
+
+
+@pytest.mark.parametrize("text", ["[", "3", "{}\n[]", "[" * 100_000, '{"a": NaN}'])
+def test_a_damaged_log_is_refused(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(AirlibError, match="no log of an adaptation") as caught:
+        read_log(tmp_path / "a.jsonl")
+    assert str(caught.value).endswith("; delete it, or make the adaptation again")
 
 
 def test_files_name_no_machine(result, tmp_path):

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a room may import itself and the rooms before it. Each answers one question.
 ROOMS = [
     "errors",  # what goes wrong
+    "documents",  # small text files, read within limits
     "files",  # written whole or not at all
     "seeding",  # where randomness comes from
     "progress",  # how far it is

@@ -128,6 +128,7 @@ def test_damaged_files_give_one_clear_error(tmp_path):
     content = json.loads(path.read_text())
     figure = {"file": "/etc/a.png", "alt": "", "title": ""}
     table = {"title": "t", "columns": ["a"], "rows": [[1, 2]]}
+    shown = {"file": "a.png", "alt": "a", "title": ["t"]}
     versions = {
         "truncated": path.read_text()[:100],
         "not an object": "[]",
@@ -139,6 +140,12 @@ def test_damaged_files_give_one_clear_error(tmp_path):
         "metric is a number": damaged(content, "metrics", [3]),
         "absolute figure": damaged(content, "figures", [figure]),
         "ragged table": damaged(content, "tables", [table]),
+        "figure is a text": damaged(content, "figures", ["a.png"]),
+        "title of a figure is a list": damaged(content, "figures", [shown]),
+        "title of a table is a list": damaged(content, "tables", [table | {"title": []}]),
+        "row is a text": damaged(content, "tables", [table | {"rows": ["a"]}]),
+        "columns are a number": damaged(content, "tables", [table | {"columns": 1, "rows": []}]),
+        "deep": damaged(content, "parameters", {"a": None}).replace("null", "[" * 5000),
     }
     for name, text in versions.items():
         bad = tmp_path / f"{name}.json"
@@ -146,5 +153,5 @@ def test_damaged_files_give_one_clear_error(tmp_path):
         with pytest.raises(AirlibError) as caught:
             load_results(bad)
         assert "\n" not in str(caught.value), name
-    with pytest.raises(AirlibError, match="no results"):
+    with pytest.raises(AirlibError, match="there is no file .*; run its notebook again"):
         load_results(tmp_path / "nowhere.json")

@@ -17,12 +17,14 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from airlib.documents import read_text
 from airlib.errors import AirlibError
 from airlib.profiles import profile_names
 
 IN_PACKAGE = Path(__file__).parents[1] / "data_manifests"  # where a wheel has them
 IN_CHECKOUT = Path(__file__).parents[2] / "data_manifests"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+LARGEST = 2**18  # bytes
 FILE_NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -155,20 +157,23 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key!r} is given twice", problem_mark=node.start_mark
                 )
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> list:
+    text = read_text(path, "install airlib again", LARGEST)
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AirlibError(f"{path.name} is not valid YAML: {error}") from error
+        entries = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise AirlibError(f"{path.name} is not valid YAML: {reason}") from error
     if not isinstance(entries, list):
         raise AirlibError(f"{path.name} must be a list of entries")
     return entries

@@ -14,7 +14,6 @@ laid out otherwise than its manifest says is left to a person.
 """
 
 import datetime
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -31,10 +30,12 @@ from airlib.assets.archives import is_archive, unpack
 from airlib.assets.downloads import ResumingDownloader
 from airlib.assets.first_copy import check_first_copy
 from airlib.assets.manifests import Asset, AssetFile, megabytes, select
+from airlib.documents import read_json
 from airlib.errors import AirlibError
 from airlib.files import write_json
 
 LOCK = "airlib-lock.json"
+AS_IT_IS = "delete it, and the files that are there now will be trusted"
 LOCK_ENTRY = {"sha256": str, "bytes": int, "modified_ns": int, "recorded": str}
 PRESENT, MISSING, CORRUPT = "present", "missing", "corrupt"
 
@@ -260,17 +261,15 @@ def _require_room(files: list[tuple[Asset, AssetFile]], directory: Path) -> None
 
 def _read_lock(directory: Path) -> dict[str, dict[str, Any]]:
     path = directory / LOCK
+    if not path.exists():
+        return {}
+    entries = read_json(path, AS_IT_IS)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         for entry in entries.values():
             if not all(isinstance(entry[key], kind) for key, kind in LOCK_ENTRY.items()):
                 raise TypeError
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AirlibError(
-            f"{path} is damaged; delete it, and the files that are there now will be trusted"
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AirlibError(f"{path} is damaged; {AS_IT_IS}") from error
     return entries
 
 

@@ -87,15 +87,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=_count, default=None, help="other than the recipe's")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/train-tiny"), metavar="DIR",
+        "--out", type=_path, default=Path("runs/train-tiny"), metavar="DIR",
         help="checkpoints, weights and record (default: runs/train-tiny)",
     )  # fmt: skip
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help=".pkl, .pt, CLIP archive or state")
+    parser.add_argument("file", type=_path, metavar="FILE", help=".pkl, .pt, CLIP archive or state")
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="FILE", help="default: FILE.safetensors"
+        "--out", type=_path, default=None, metavar="FILE", help="default: FILE.safetensors"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
@@ -103,7 +103,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         help="of a conditional StyleGAN2: the class to import (0, 1, ...)",
     )  # fmt: skip
     parser.add_argument(
-        "--generator", type=Path, metavar="FILE",
+        "--generator", type=_path, metavar="FILE",
         help="of a HyperDomainNet domain: the generator that it was made for",
     )  # fmt: skip
     parser.add_argument(
@@ -125,18 +125,18 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(after_interrupt="the same command continues where it stopped")
     parser.add_argument(
-        "what", type=Path, metavar="WHAT",
+        "what", type=_path, metavar="WHAT",
         help="an adaptation (.safetensors), a folder of them, or a folder of images",
     )  # fmt: skip
     parser.add_argument("--pair", help="what the target is; an adaptation says it itself")
-    parser.add_argument("--references", type=Path, metavar="DIR", help="images of the target")
+    parser.add_argument("--references", type=_path, metavar="DIR", help="images of the target")
     parser.add_argument("--profile", help="tiny or paper (default: the adaptation's, or tiny)")
     parser.add_argument("--protocol", default="full", help="full (default), or quick as in sweeps")
     parser.add_argument("--samples", type=_count, metavar="N", help="images (default: profile's)")
     parser.add_argument("--resize", type=_count, metavar="N", help="cut images to N x N pixels")
-    parser.add_argument("--save-images", type=Path, metavar="DIR", help="also write the images")
+    parser.add_argument("--save-images", type=_path, metavar="DIR", help="also write the images")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: runs/evaluate/NAME-PROTOCOL.json"
+        "--out", type=_path, metavar="FILE", help="default: runs/evaluate/NAME-PROTOCOL.json"
     )
 
 
@@ -144,7 +144,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     """Flags have no defaults: those that are given replace what the plan says."""
     parser.set_defaults(after_interrupt="the same command continues with the missing runs")
     parser.add_argument(
-        "plan", nargs="?", metavar="PLAN",
+        "plan", nargs="?", type=_path, metavar="PLAN",
         help="TOML that says what to run, or the name of a shipped plan (--list)",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list the shipped plans, run nothing")
@@ -155,7 +155,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_count, help="seeds 0, 1, ... (default: 5)")
     parser.add_argument("--protocol", help="quick (default), text, shown, full or none")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: runs/ and the name of the plan"
+        "--out", type=_path, metavar="DIR", help="default: runs/ and the name of the plan"
     )
     parser.add_argument("--workers", type=_count, default=2, help="processes (default: 2)")
     parser.add_argument(
@@ -166,11 +166,17 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=Path("runs"), metavar="DIR", help="results (default: runs)"
+        "--out", type=_path, default=Path("runs"), metavar="DIR", help="results (default: runs)"
     )
     parser.add_argument(
-        "--notebooks", type=Path, default=None, metavar="DIR", help="another folder of notebooks"
+        "--notebooks", type=_path, default=None, metavar="DIR", help="another folder of notebooks"
     )
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file")
+    return Path(text)
 
 
 def _count(text: str) -> int:

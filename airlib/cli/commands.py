@@ -93,7 +93,7 @@ def _sweep(options: argparse.Namespace) -> int:
     keys = ("profile", "methods", "pairs", "role", "seeds", "protocol")
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
     plan = read_plan(options.plan, given) if options.plan else plan_of_flags(given)
-    out = options.out or Path("runs", Path(options.plan or "sweep").stem)
+    out = options.out or Path("runs", options.plan.stem if options.plan else "sweep")
     path, errors = run_plan(plan, out, options.workers, options.scheduler)
     for name, error in errors.items():
         fail(f"{name}: {error}", FAILURE)

@@ -49,13 +49,14 @@ class ClipEncoder:
         self._text_cache: dict[tuple[str, ...], Tensor] = {}
 
     @classmethod
-    def untrained(cls, name: str) -> "ClipEncoder":
+    def untrained(cls, name: str, antialias: bool = True) -> "ClipEncoder":
         """OpenAI's architecture `name` with random weights: for runs that only check sizes."""
         architecture = _architecture(name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = CLIP(**open_clip.get_model_config(architecture))
-        return cls(model, open_clip.get_tokenizer(architecture), f"{name} (random weights)")
+        tokenizer = open_clip.get_tokenizer(architecture)
+        return cls(model, tokenizer, f"{name} (random weights)", antialias)
 
     @classmethod
     def openai(cls, name: str, weights: str | Path, antialias: bool = True) -> "ClipEncoder":

@@ -24,6 +24,7 @@ from torch import nn
 from airlib.adaptation import Adaptation, fingerprint
 from airlib.clip_space.embedding_cache import cache_directory, encoder_hash, list_hash
 from airlib.clip_space.encoder import ClipEncoder
+from airlib.documents import wrong_entry
 from airlib.errors import AirlibError
 from airlib.evaluation.features import Judge, Reference
 from airlib.evaluation.protocols import PROTOCOLS, Scores, scores_of
@@ -35,6 +36,10 @@ from airlib.profiles import load_profile
 from airlib.progress import track
 from airlib.worlds import WORLDS, World, open_space
 
+LABELS = {  # what is read of an adaptation, and its types
+    "labels": {"profile": str, "pair": str, "method": str, "options": dict},
+    "adaptation": {"seed": int},
+}
 FORMAT = 1  # of the cache: raise it when drawing or embedding an image gives other numbers
 
 
@@ -110,6 +115,8 @@ class _Task:
         cls, name: str, adaptation: Adaptation, pair: str | None, profile: str | None, numbers: dict
     ) -> "_Task":
         """Raises AirlibError if it is not known which pair it is for."""
+        if wrong := wrong_entry(adaptation.config, LABELS):
+            raise AirlibError(f"{name} cannot be evaluated: {wrong} in its header; make it again")
         labels = adaptation.config.get("labels", {})
         profile, pair = profile or labels.get("profile", "tiny"), pair or labels.get("pair")
         if pair is None:

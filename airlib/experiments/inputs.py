@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 INPUTS_BEFORE = {
     "truncation": 1.0, "mixing": 0.0, "weights": {}, "in_domain_angle": 0.0, "domain_norm": 0.0,
     "order": "mean_then_norm", "prompt_mixing": "label", "learn_from": "previous",
-    "keep_direction": True,
+    "keep_direction": True, "prompt_truncation": 1.0, "first_text": "label", "target_text": "label",
 }  # fmt: skip
 """What runs did whose records do not name these numbers of a method."""
+WORLD_BEFORE = {"clip_antialias": True}
+"""The same for numbers of the world."""
 
 
 def inputs_of(run: "Run", profile: Profile, protocol: str = "quick") -> dict:
@@ -70,4 +72,8 @@ def same_inputs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     missing = numbers.keys() - known.keys()
     then = {**INPUTS_BEFORE, "templates": saved.get("world", {}).get("templates")}
     filled = {key: then.get(key) for key in missing} | dict(known)
-    return {**saved, "method": filled} == {**now, "method": dict(numbers)}
+    there, here = {**saved, "method": filled}, {**now, "method": dict(numbers)}
+    for one in (there, here):
+        if "world" in one:  # a training has none
+            one["world"] = WORLD_BEFORE | one["world"]
+    return there == here

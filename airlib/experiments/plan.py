@@ -18,13 +18,14 @@ methods and options of its own. With train = "package.module:Class" it trains in
 (`experiments.trainings`). Plans that are shipped are read by their name alone: `plan_names`.
 """
 
-import tomllib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from airlib.documents import read_toml
 from airlib.errors import AirlibError
 from airlib.experiments.runs import Run, save_runs
 from airlib.experiments.sweep import FailedRuns, finish, import_all, planned
@@ -36,6 +37,7 @@ WORDS, COUNTS = "a list of names", "a list of whole numbers from 0 on, such as [
 GRIDS = 'tables such as {name = "slow", options = {steps = [80, 160]}}'
 LISTS = {"methods": (str, WORDS), "pairs": (str, WORDS), "imports": (str, WORDS),
          "seeds": (int, COUNTS), "grids": (dict, GRIDS)}  # fmt: skip
+MOST_COMBINATIONS = 10_000  # of options; each is at least one run
 ADAPTING = ("profile", "methods", "role", "pairs", "protocol", "overrides")  # not for a training
 
 
@@ -175,13 +177,7 @@ def read_plan(source: str | Path, flags: Mapping[str, Any] | None = None) -> Pla
     `seeds` may be how many. AirlibError if it cannot be read or understood.
     """
     path = PLANS / f"{source}.toml" if str(source) in plan_names() else Path(source)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        names = ", ".join(plan_names())
-        raise AirlibError(
-            f"cannot read the sweep file {path}: {error} (shipped plans: {names})"
-        ) from error
+    values = read_toml(path, f"name a sweep file, or a shipped plan: {', '.join(plan_names())}")
     try:
         return Plan.of(*_with_flags(values, flags or {}, f"airlib sweep {Path(source).name}"))
     except AirlibError as error:
@@ -227,6 +223,11 @@ def multiplied(options: Mapping[str, Any]) -> list[dict[str, Any]]:
         if values == []:
             raise AirlibError(f"option {name!r} has no values; give it some or leave it out")
     lists = [values if isinstance(values, list) else [values] for values in options.values()]
+    if (count := math.prod(map(len, lists))) > MOST_COMBINATIONS:
+        raise AirlibError(
+            f"the options have {count:,} combinations, more than {MOST_COMBINATIONS:,}; leave out "
+            "some values, or split the plan"
+        )
     return [dict(zip(options, values, strict=True)) for values in product(*lists)]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airlib.adaptation import Adaptation, read_log
+from airlib.documents import read_json
 from airlib.errors import AirlibError
 from airlib.experiments.inputs import same_adaptation, same_inputs
 from airlib.files import write_json
@@ -37,6 +38,7 @@ SHIPPED_ONE_SHOT = SHIPPED_RUNS / "tiny_one_shot.json"  # what is shown one pict
 SHIPPED_SETTINGS = SHIPPED_RUNS / "tiny_settings.json"  # what the tiny profile was chosen by
 SHIPPED_HYPERNETWORK = SHIPPED_RUNS / "tiny_hypernetwork.json"  # trained with parts left out
 SHIPPED_ADAPTATIONS = SHIPPED_RUNS / "adaptations"  # of some: small adaptations, and logs
+RUN_AGAIN = "delete it and run the sweep again"
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, suffix included
 
 
@@ -135,7 +137,12 @@ def save_runs(runs: Sequence[Run], path: str | Path, command: str) -> Path:
 
 def load_runs(path: str | Path = SHIPPED) -> dict:
     """What `save_runs` wrote: {"human-baby-air-0": {"inputs": ..., "metrics": ...}}."""
-    return read_record(Path(path))["runs"]
+    path = Path(path)
+    runs = read_json(path, RUN_AGAIN)
+    runs = runs.get("runs") if isinstance(runs, dict) else None
+    if not isinstance(runs, dict) or not all(map(_is_record, runs.values())):
+        raise AirlibError(f"{path} holds no records of a sweep; {RUN_AGAIN}")
+    return runs
 
 
 def largest_difference(runs: Sequence[Run], known: dict) -> float | None:
@@ -167,10 +174,20 @@ def recorded(path: Path, inputs: dict, make: Callable[[], Iterable[Metric]]) -> 
 
 
 def read_record(path: Path) -> dict:
-    """The JSON that a sweep wrote; AirlibError if it is missing or damaged."""
+    """The record of a run; AirlibError if it is missing or damaged."""
+    record = read_json(path, RUN_AGAIN)
+    if not _is_record(record):
+        raise AirlibError(f"{path} is no record of a run; {RUN_AGAIN}")
+    return record
+
+
+def _is_record(record: Any) -> bool:
+    """Whether it has the inputs and metrics of a run."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AirlibError(
-            f"cannot read the results {path}: {error}; run the sweep again"
-        ) from error
+        inputs = record["inputs"]
+        tables = inputs, inputs.get("method", {}), inputs.get("world", {})
+        for entry in record["metrics"]:
+            Metric(**entry)
+    except (TypeError, KeyError, AttributeError, AirlibError):
+        return False
+    return all(isinstance(table, dict) for table in tables)

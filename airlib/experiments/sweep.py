@@ -175,7 +175,7 @@ def import_all(modules: Sequence[str]) -> None:
             sys.path.append(os.getcwd())
         try:
             import_module(name)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # the last two for "..a" and ""
             raise AirlibError(
                 f"cannot import {name!r} ({error}); run from the directory that holds it, or "
                 "install it"

@@ -82,7 +82,7 @@ def open_image_set(
     if not folder.is_dir():
         raise AirlibError(f"{folder} is no folder of images; check the path")
     items, sizes, skipped = [], [], []
-    for name in track(_names(folder), f"reading {folder.name}"):
+    for name in track(picture_names(folder), f"reading {folder.name}"):
         item = ImageItem(folder, name)
         try:
             sizes.append(_read(item, resize).size)
@@ -114,7 +114,7 @@ def save_images(batches: Sequence[Tensor], folder: Path) -> None:
     batches: each [B, 3, H, W] in [-1, 1]. Raises AirlibError if other images are in the folder: a
     set must not mix with what is there.
     """
-    there, number = set(_names(folder)) if folder.is_dir() else set(), 0
+    there, number = set(picture_names(folder)) if folder.is_dir() else set(), 0
     expected = [f"{i:05}.png" for i in range(sum(map(len, batches)))] if there else []
     if foreign := sorted(there.difference(expected)):
         raise AirlibError(f"{folder} holds other images ({foreign[0]}); choose an empty folder")
@@ -125,11 +125,19 @@ def save_images(batches: Sequence[Tensor], folder: Path) -> None:
             number += 1
 
 
-def _names(folder: Path) -> list[str]:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: a hidden one, such as the `._x.png` in a
+    zip that was made on a Mac, or its folder `__MACOSX`.
+    """
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def picture_names(folder: Path) -> list[str]:
+    """Names of the pictures directly in a folder, by name: sorted, hidden ones left out."""
     return sorted(
         path.name
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
     )
 
 

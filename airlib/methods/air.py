@@ -27,15 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
-from airlib.clip_space.offsets import Order, directional_loss
+from airlib.clip_space.offsets import Order, directional_loss, mean_direction
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator
 from airlib.methods.anchor_prompts import CHAINS, AnchorPrompts
 from airlib.methods.anchors import AnchorSchedule, anchor_of, anchor_state
 from airlib.methods.nada import NADA, NADAConfig
-from airlib.methods.prompt_learning import Mixing, PromptConfig
+from airlib.methods.prompt_learning import Mixing, PromptConfig, Wording
 from airlib.methods.step import Step
 from airlib.methods.task import Task
+from airlib.seeding import rng
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class AIRConfig(AnchorSchedule):
 
     prompt_pairs: image pairs that a prompt is learnt from. prompt_steps, prompt_learning_rate: of
     Adam. prompt_tokens: learnt vectors, the words of "a photo of a". prompt_mixing: of the labels,
-    see `prompt_learning`. learn_from: prompts are learnt from the "previous" anchor to the next
-    (the paper's choice), from the "source" to the anchor, or from "images" of the anchor alone
-    (table 4). keep_direction: False leaves L_adaptive alone once it starts. templates, order: of
-    L_direction, see `NADAConfig`.
+    see `prompt_learning`. prompt_truncation: psi of the pairs, 0.7 in the official code.
+    first_text, target_text: what the first prompt is compared with, and where L_adaptive leads, as
+    the sentence of the "label" or, as in the official code, in all "templates". learn_from: prompts
+    are learnt from the "previous" anchor to the next (the paper's choice), from the "source" to the
+    anchor, or from "images" of the anchor alone (table 4). keep_direction: False leaves L_adaptive
+    alone once it starts. templates, order: of L_direction, see `NADAConfig`.
     """
 
     prompt_pairs: int = 1000
@@ -56,6 +59,9 @@ class AIRConfig(AnchorSchedule):
     prompt_learning_rate: float = 0.002
     prompt_tokens: int = 4
     prompt_mixing: Mixing = "label"
+    prompt_truncation: float = 1.0
+    first_text: Wording = "label"
+    target_text: Wording = "label"
     learn_from: Literal["previous", "source", "images"] = "previous"
     keep_direction: bool = True
     templates: str | Sequence[str] = "nada79"
@@ -67,13 +73,19 @@ class AIRConfig(AnchorSchedule):
             raise AirlibError(
                 f"learn_from {self.learn_from!r} is unknown; choose from {', '.join(CHAINS)}"
             )
+        for name in ("first_text", "target_text"):
+            if (wording := getattr(self, name)) not in ("label", "templates"):
+                raise AirlibError(f"{name} {wording!r} is unknown; choose label or templates")
+        if not 0 < self.prompt_truncation <= 1:
+            raise AirlibError(f"prompt_truncation {self.prompt_truncation} must lie in (0, 1]")
 
     @property
     def prompt(self) -> PromptConfig:
         """The numbers of Algorithm 2."""
         return PromptConfig(
-            self.prompt_steps, self.prompt_learning_rate, self.prompt_tokens, self.prompt_mixing
-        )
+            self.prompt_steps, self.prompt_learning_rate, self.prompt_tokens, self.prompt_mixing,
+            self.first_text, self.target_text, self.templates, self.prompt_truncation,
+        )  # fmt: skip
 
 
 class AIR:
@@ -107,7 +119,10 @@ class AIR:
         return cls(task.space, task.source_class, task.target_class, config, seed)
 
     def begin(self, source: Generator, adapted: Generator) -> None:
-        """Nothing comes before the first step: G_t is the source, and its prompt is known."""
+        """Nothing comes before the first step: G_t is the source, and its text is known. Raises
+        AirlibError for a truncation of the pairs that the generator does not have.
+        """
+        source.sample_latents(1, rng(0), self.config.prompt_truncation)
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """{"direction"} and, from t_thresh on, {"adaptive"}, scalars: Algorithm 1 by its lines."""
@@ -126,9 +141,15 @@ class AIR:
         return L
 
     def point_at_target(self, prompts: list[Tensor]) -> None:
-        """dT_A: from the prompts of an anchor, P_A [D] per CLIP model, to the target's label."""
-        pairs = zip(self.chain.targets, prompts, strict=True)
-        self.directions = [F.normalize(target - prompt, dim=0) for target, prompt in pairs]
+        """dT_A: from the prompts of an anchor, P_A [D] per CLIP model, to the target's text: one
+        sentence, or the mean of the unit offsets to its templates.
+        """
+        self.directions = [
+            F.normalize(target - prompt, dim=0)
+            if target.ndim == 1
+            else mean_direction(prompt, target, "norm_mean_norm")
+            for target, prompt in zip(self.chain.targets, prompts, strict=True)
+        ]
 
     def events(self) -> list[dict]:
         """The anchors since the last call, for the log; see `AnchorPrompts.event`."""

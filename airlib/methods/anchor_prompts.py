@@ -17,11 +17,13 @@ from typing import TypeAlias
 from torch import Tensor
 
 from airlib.clip_space.encoder import ClipSpace
+from airlib.clip_space.offsets import class_features
 from airlib.generators.base import Generator
 from airlib.methods.ipl import learn_image_prompt
 from airlib.methods.latent_mapper import codes_of
 from airlib.methods.prompt_learning import (
     PromptConfig,
+    Wording,
     in_context,
     interpolated_prompt,
     learn_prompt,
@@ -45,23 +47,30 @@ class AnchorPrompts:
     ):  # fmt: skip
         self.space, self.classes, self.config = space, classes, config
         self.n, self.seed = pairs, seed
-        self.sources, self.targets = (
-            [feature[0] for feature in space.embed_text([in_context(label)])] for label in classes
-        )
+        # Per CLIP model [D], or [K, D] in K templates: where the chain starts, and where it leads.
+        self.sources = self.texts(classes[0], config.first_text)
+        self.targets = self.texts(classes[1], config.target_text)
         # Of the last anchor, per CLIP model: its prompt [D], and embeddings [n, D] of its images.
         self.prompts: list[Tensor] = list(self.sources)
         self.images: list[Tensor] = []
 
+    def texts(self, label: str, wording: Wording) -> list[Tensor]:
+        """Unit features of a label per CLIP model: [D] in one sentence, [K, D] in K templates."""
+        if wording == "templates":
+            templates = self.config.templates
+            return [class_features(e, label, templates) for e in self.space.encoders]
+        return [feature[0] for feature in self.space.embed_text([in_context(label)])]
+
     def learn(self, source: Generator, anchor: Generator, p: float) -> tuple[list[Tensor], list]:
         """P_A [D] per CLIP model of an anchor at progress p, and the losses that were reached."""
         before = self.before(source)
-        latents, self.images = embed_samples(self.space, anchor, self.n, self.seed, "prompt pairs")
+        latents, self.images = self.sample(anchor)
         learnt = [self.learn_one(m, p, before, latents) for m in range(len(self.prompts))]
         self.prompts = [prompt for prompt, _ in learnt]
         return self.prompts, [loss for _, loss in learnt]
 
     def before(self, source: Generator) -> tuple[list[Tensor], list[Tensor]]:
-        """Embeddings [n, D] and prompts [D] per CLIP model that an offset starts from."""
+        """Embeddings [n, D] and prompts [D] or [K, D] per CLIP model that an offset starts from."""
         return self.images or self.embed(source), self.prompts
 
     def learn_one(
@@ -75,7 +84,14 @@ class AnchorPrompts:
 
     def embed(self, generator: Generator) -> list[Tensor]:
         """Embeddings [n, D] per CLIP model, at the same latents and noise each time."""
-        return embed_samples(self.space, generator, self.n, self.seed, "prompt pairs")[1]
+        return self.sample(generator)[1]
+
+    def sample(self, generator: Generator) -> tuple[Tensor, list[Tensor]]:
+        """Latents [n, ...] and embeddings [n, D] per CLIP model of the image pairs' one side."""
+        psi = self.config.truncation
+        return embed_samples(
+            self.space, generator, self.n, self.seed, "prompt pairs", truncation=psi
+        )
 
     def event(
         self, step: int, losses: list[float], directions: list[Tensor], texts: list[Tensor]

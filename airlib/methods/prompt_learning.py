@@ -11,6 +11,7 @@ end-of-text tokens coincide. The official code mixes the end-of-text token with 
 ("all_positions"), which corrupts the position the feature is read from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,17 +23,27 @@ from airlib.clip_space.encoder import ClipEncoder
 from airlib.clip_space.templates import SINGLE, sentences_of
 
 CONTEXT = "a photo of a"
+Wording = Literal["label", "templates"]
 Mixing = Literal["label", "all_positions"]
 
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Numbers of Algorithm 2; defaults of the paper (section A.4)."""
+    """Numbers of Algorithm 2; defaults of the paper (section A.4).
+
+    first_text, target_text: the text that the first offset starts from and the one that the anchor
+    is led to, as "a photo of a [label]" or as the label in all `templates`. truncation: psi of the
+    image pairs.
+    """
 
     steps: int = 200
     learning_rate: float = 0.002
     tokens: int = 4  # M, the words of "a photo of a"
     mixing: Mixing = "label"
+    first_text: Wording = "label"
+    target_text: Wording = "label"
+    templates: str | Sequence[str] = "nada79"
+    truncation: float = 1.0
 
 
 def in_context(label: str) -> str:
@@ -77,7 +88,8 @@ def learn_prompt(
     """Feature [D] of the learnt anchor prompt and the loss it reached.
 
     image_direction [D]: unit direction from the previous anchor's images to this anchor's.
-    previous_text [D]: unit feature of the previous anchor's prompt.
+    previous_text: unit feature [D] of the previous anchor's prompt; or unit features [K, D], from
+    which the text's direction is the mean of the K unit offsets.
     """
     prompt, end = interpolated_prompt(encoder, source_class, target_class, progress, config.mixing)
     start, context, rest = prompt.split(
@@ -88,7 +100,10 @@ def learn_prompt(
 
     def alignment() -> tuple[Tensor, Tensor]:
         feature = encoder.embed_prompt(torch.cat([start, context, rest], dim=1), end)[0]
-        return feature, 1 - F.cosine_similarity(feature - previous_text, image_direction, dim=0)
+        offset = feature - previous_text
+        if offset.ndim == 2:
+            offset = F.normalize(offset, dim=1).mean(dim=0)
+        return feature, 1 - F.cosine_similarity(offset, image_direction, dim=0)
 
     for _ in range(config.steps):
         optimizer.zero_grad()

@@ -15,14 +15,18 @@ from airlib.seeding import rng
 
 @torch.no_grad()
 def embed_samples(
-    space: ClipSpace, generator: Generator, n: int, seed: int, *purpose: str | int
-) -> tuple[Tensor, list[Tensor]]:
-    """Latents [n, ...] of the stream (seed, purpose), and embeddings [n, D] per CLIP model."""
+    space: ClipSpace, generator: Generator, n: int, seed: int, *purpose: str | int,
+    truncation: float = 1.0,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """Latents [n, ...] of the stream (seed, purpose), and embeddings [n, D] per CLIP model.
+
+    truncation: psi of the latents.
+    """
     latents, embeddings = [], []
     batch = images_at_once(generator)
     for start in range(0, n, batch):
         stream, size = rng(seed, *purpose, start), min(batch, n - start)
-        latents.append(generator.sample_latents(size, stream))
+        latents.append(generator.sample_latents(size, stream, truncation))
         images = generator(latents[-1], generator.sample_noise(size, stream))
         embeddings.append(space.embed_images(images))
     return torch.cat(latents), [torch.cat(parts) for parts in zip(*embeddings, strict=True)]

@@ -5,13 +5,14 @@ names and believes every value; here both are refused, with the list of what is 
 """
 
 import ast
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from airlib.documents import parse_json, read_json
 from airlib.errors import AirlibError
 
+LARGEST = 2**26  # bytes of a notebook with its outputs
 TYPES = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict, "list": list}
 
 
@@ -21,21 +22,39 @@ def parameter_cell(notebook: Path) -> dict[str, Any]:
     Raises AirlibError if the file is not a notebook, has no or several cells tagged `parameters`,
     or holds anything but assignments of literals in it.
     """
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
-        source = "".join(tagged[0]["source"]) if len(tagged) == 1 else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AirlibError(f"{notebook} is not a valid notebook ({error})") from error
-    if source is None:
+    cells = read_notebook(notebook)["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
+    if len(tagged) != 1:
         raise AirlibError(f"{notebook.name} needs one cell tagged 'parameters', not {len(tagged)}")
     try:
-        return dict(_assignment(statement) for statement in ast.parse(source).body)
-    except (SyntaxError, ValueError) as error:
+        statements = ast.parse("".join(tagged[0]["source"])).body
+        return dict(_assignment(statement) for statement in statements)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise AirlibError(
             f"the parameters cell of {notebook.name} may hold only lines such as "
             f"`seed: int = 0` ({error})"
         ) from error
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """The content of a notebook file: `metadata`, and `cells` with cell_type, metadata and source.
+
+    Raises AirlibError if the file is missing, damaged, too large or no notebook.
+    """
+    content = read_json(path, advice := "get the notebook again, or take it away", LARGEST)
+    try:
+        tables = [content, content.setdefault("metadata", {})]
+        for cell in content["cells"]:
+            tables += [cell, cell["metadata"]]
+            texts = [cell["cell_type"], "".join(cell["source"])]
+            tags = cell["metadata"].get("tags", [])
+            if not all(isinstance(text, str) for text in [*texts, *tags]):
+                raise TypeError
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AirlibError(f"{path} is not a valid notebook; {advice}") from error
+    if not all(isinstance(table, dict) for table in tables):
+        raise AirlibError(f"{path} is not a valid notebook; {advice}")
+    return content
 
 
 def parse_parameters(
@@ -68,7 +87,7 @@ def parse_value(name: str, text: str, kind: type) -> Any:
     if kind is str:
         return text
     try:
-        value = json.loads(text.lower() if kind is bool else text, parse_constant=_refuse)
+        value = parse_json(text.lower() if kind is bool else text)
     except ValueError:
         value = None
     if kind is float and type(value) is int:
@@ -77,7 +96,7 @@ def parse_value(name: str, text: str, kind: type) -> Any:
         examples = {bool: "true", int: "3", float: "0.5", list: '["a"]', dict: '{"a.b": 1}'}
         raise AirlibError(
             f"parameter {name} must be of type {kind.__name__}, such as {examples[kind]}, "
-            f"not {text!r}"
+            f"not {text[:80]!r}"
         )
     return value
 
@@ -100,7 +119,3 @@ def _assignment(statement: ast.stmt) -> tuple[str, Any]:
     if TYPES.get(kind) is not type(value):
         raise ValueError(f"{target.id} = {value!r} is not one of {', '.join(TYPES)} as declared")
     return target.id, value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")

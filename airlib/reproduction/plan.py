@@ -17,10 +17,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from airlib.documents import read_json
 from airlib.errors import AirlibError
 from airlib.profiles import load_profile
 from airlib.reproduction.notebook import run_directory
-from airlib.reproduction.parameters import parameter_cell, parse_parameters
+from airlib.reproduction.parameters import parameter_cell, parse_parameters, read_notebook
+from airlib.reproduction.report import read_figure
 from airlib.results import FILE_NAME, load_results
 
 MARKER = "finished.json"
@@ -55,17 +57,23 @@ class Plan:
         notebook's cells (without outputs), and the digest of the package.
         """
         parameters = {k: v for k, v in self.parameters.items() if k not in WITHOUT_EFFECT}
-        cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
+        cells = read_notebook(self.notebook)["cells"]
         sources = json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
         digest = hashlib.sha256(sources.encode()).hexdigest()  # stored outputs do not matter
         return {"parameters": parameters, "notebook": digest, "airlib": airlib_digest()}
 
     def is_finished(self) -> bool:
-        """Whether this notebook has run with these parameters before, and its results are whole."""
+        """Whether this notebook has run with these parameters before, and what it left is whole:
+        results, figures and the executed notebook.
+        """
         try:
-            marker = json.loads((self.directory / MARKER).read_text(encoding="utf-8"))
-            load_results(self.directory / FILE_NAME)
-        except (OSError, ValueError, AirlibError):
+            marker = read_json(self.directory / MARKER, "run it again")
+            for figure in load_results(self.directory / FILE_NAME)["figures"]:
+                read_figure(self.directory, figure["file"])
+            read_notebook(self.directory / self.notebook.name)
+        except AirlibError:
+            return False
+        if not isinstance(marker, dict):
             return False
         return marker | {"work": None} == self.fingerprint() | {"work": None}
 
@@ -139,7 +147,7 @@ def make_plans(
 
 def _said_of_itself(path: Path) -> tuple[tuple[str, ...], float | None]:
     """`after` and `work` of a notebook's metadata; AirlibError for what is neither."""
-    said = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("airlib", {})
+    said = read_notebook(path)["metadata"].get("airlib", {})
     known = said if isinstance(said, dict) else {"after": said}
     after, work = known.get("after", []), known.get("work")
     names = isinstance(after, list) and all(isinstance(name, str) for name in after)

@@ -16,11 +16,14 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from airlib.documents import read_json
 from airlib.errors import AirlibError
 from airlib.files import write_atomically, write_text
+from airlib.reproduction.parameters import read_notebook
 from airlib.reproduction.plan import MARKER, find_notebooks
 
 LARGEST = 1_000_000  # bytes of a published notebook
+RUN_AGAIN = "run airlib reproduce --fresh"
 
 
 def publish(
@@ -40,8 +43,7 @@ def publish(
         if not executed.is_file() or not executed.with_name(MARKER).is_file():
             raise AirlibError(f"{path.name} has no finished run in {out}; run airlib reproduce")
         notebook = with_outputs(_read(path), _read(executed))
-        marker = json.loads(executed.with_name(MARKER).read_text(encoding="utf-8"))
-        notebook.metadata.setdefault("airlib", {})["work"] = marker["work"]
+        notebook.metadata.setdefault("airlib", {})["work"] = _work(executed.with_name(MARKER))
         text = nbformat.writes(notebook)
         if len(text.encode()) > LARGEST:
             raise AirlibError(f"{path.name} would take {len(text)} bytes; show smaller figures")
@@ -76,4 +78,23 @@ def with_outputs(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 
 def _read(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)
+    """A notebook of nbformat 4; AirlibError if the file is none."""
+    content = read_notebook(path)
+    try:
+        if content.get("nbformat") != 4:
+            raise ValueError(f"its format is {content.get('nbformat')}, not 4")
+        notebook = nbformat.v4.reads(json.dumps(content))
+        nbformat.validate(notebook)
+    except (nbformat.ValidationError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise AirlibError(f"{path} is not a valid notebook ({reason}); {RUN_AGAIN}") from error
+    return notebook
+
+
+def _work(path: Path) -> float | None:
+    """How much work a finished run was, as its marker says; AirlibError for a damaged marker."""
+    marker = read_json(path, RUN_AGAIN)
+    work = marker.get("work", False) if isinstance(marker, dict) else False
+    if isinstance(work, bool) or not isinstance(work, int | float | None):
+        raise AirlibError(f"{path} does not say how much work it was; {RUN_AGAIN}")
+    return work

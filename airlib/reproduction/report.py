@@ -7,16 +7,19 @@ without JavaScript, and everything that comes from a file is escaped.
 
 import base64
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from airlib.documents import read_bytes
 from airlib.errors import AirlibError
 from airlib.files import write_text
 from airlib.results import FILE_NAME, load_results
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+LARGEST_FIGURE = 2**26  # bytes
 RUN_COLUMNS = ("notebook", "profile", "seed", "seconds", "peak_gigabytes", "device")
 METRIC_COLUMNS = ("metric", "pair", "method", "value", "95 % interval", "n", "seed", "protocol")
 
@@ -38,14 +41,16 @@ figcaption { font-size: .9rem; max-width: 50rem; }
 """
 
 
-def write_report(out: Path) -> Path:
+def write_report(out: Path, without: Collection[Path] = ()) -> Path:
     """Read every `<out>/<profile>/<notebook>/results.json` and write `<out>/report.html`.
 
-    Returns the path of the report: one page with all figures embedded. Raises AirlibError if there
-    are no results, and if a results file or one of its figures is damaged or missing; an existing
-    report is left as it is then.
+    Returns the path of the report: one page with all figures embedded. without: folders of
+    notebooks whose results are left out, because they are about to be replaced. Raises AirlibError
+    if there are no results, and if a results file or one of its figures is damaged or missing; an
+    existing report is left as it is then.
     """
     paths = sorted(out.glob(f"*/*/{FILE_NAME}"))
+    paths = [path for path in paths if path.parent not in without]
     if not paths:
         raise AirlibError(f"no results in {out}; run the notebooks first")
     runs = [(path.parent, load_results(path)) for path in paths]
@@ -54,8 +59,12 @@ def write_report(out: Path) -> Path:
 
 
 def _page(runs: list[tuple[Path, dict[str, Any]]]) -> str:
-    links = "\n".join(f'<li><a href="#{_anchor(run)}">{_title(run)}</a></li>' for _, run in runs)
-    sections = "\n".join(_section(directory, run) for directory, run in runs)
+    anchors = _anchors(run for _, run in runs)
+    links = "\n".join(
+        f'<li><a href="#{anchor}">{_title(run)}</a></li>'
+        for anchor, (_, run) in zip(anchors, runs, strict=True)
+    )
+    sections = "\n".join(_section(anchor, *run) for anchor, run in zip(anchors, runs, strict=True))
     summary = _table(
         "Runs",
         RUN_COLUMNS,
@@ -89,8 +98,8 @@ def _page(runs: list[tuple[Path, dict[str, Any]]]) -> str:
 """
 
 
-def _section(directory: Path, run: dict[str, Any]) -> str:
-    parts = [f'<section id="{_anchor(run)}">', f"<h2>{_title(run)}</h2>"]
+def _section(anchor: str, directory: Path, run: dict[str, Any]) -> str:
+    parts = [f'<section id="{anchor}">', f"<h2>{_title(run)}</h2>"]
     if run["figures"]:
         parts.append("<h3>Figures</h3>")
         parts += [_figure(directory, run["profile"], figure) for figure in run["figures"]]
@@ -112,15 +121,7 @@ def _section(directory: Path, run: dict[str, Any]) -> str:
 
 
 def _figure(directory: Path, profile: str, figure: dict[str, str]) -> str:
-    try:
-        data = (directory / figure["file"]).read_bytes()
-    except OSError as error:
-        raise AirlibError(
-            f"figure {figure['file']} of {directory.name} cannot be read ({error.strerror}); "
-            "run the notebook again with --fresh"
-        ) from error
-    if not data.startswith(PNG_SIGNATURE):
-        raise AirlibError(f"figure {figure['file']} of {directory.name} is not a PNG file")
+    data = read_figure(directory, figure["file"])
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
     title = f"<strong>{escape(figure['title'])}</strong> " if figure.get("title") else ""
     return (
@@ -128,6 +129,15 @@ def _figure(directory: Path, profile: str, figure: dict[str, str]) -> str:
         f"<figcaption>{title}{escape(figure['alt'])} (profile {escape(profile)})</figcaption>\n"
         "</figure>"
     )
+
+
+def read_figure(directory: Path, file: str) -> bytes:
+    """The content of the PNG `directory/file`. Raises AirlibError if it is missing or not whole."""
+    advice = "run the notebook again with --fresh"
+    data = read_bytes(directory / file, advice, LARGEST_FIGURE)
+    if not (data.startswith(PNG_SIGNATURE) and data.endswith(PNG_END)):
+        raise AirlibError(f"figure {file} of {directory.name} is not a whole PNG file; {advice}")
+    return data
 
 
 def _metric_row(metric: dict[str, Any]) -> list[Any]:
@@ -173,5 +183,11 @@ def _title(run: dict[str, Any]) -> str:
     return escape(f"{run['notebook']} · profile {run['profile']}")
 
 
-def _anchor(run: dict[str, Any]) -> str:
-    return escape(f"{run['profile']}-{run['notebook']}".replace(" ", "-"))
+def _anchors(runs: Iterable[dict[str, Any]]) -> list[str]:
+    """An id for each run, unique and of ASCII letters, digits, "_" and "-"."""
+    texts = [f"{run['profile']}-{run['notebook']}" for run in runs]
+    names = [re.sub("[^A-Za-z0-9_]+", "-", text) for text in texts]
+    return [
+        f"{name}--{number}" if (number := names[:index].count(name)) else name
+        for index, name in enumerate(names)
+    ]

@@ -79,10 +79,11 @@ class Series:
                 _say(f"{self._label(plan)}: already finished")
         if len(todo) > 1:
             _say(self._expectation(todo))
-        failures = []
+        failures, waiting = [], {plan.directory for plan in todo}
         for plan, error in side_by_side(todo, self.jobs, self._run, self._interrupt):
             if error is None:
-                report = write_report(self.out)
+                waiting.remove(plan.directory)
+                report = write_report(self.out, waiting)
                 if plan is todo[0] and len(todo) > 1:
                     _say(f"so far: {report}")
             else:

@@ -16,12 +16,15 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatterMathtext
 from PIL import Image
 
 from airlib.errors import AirlibError
 from airlib.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.backend_bases import RendererBase
     from torch import Tensor
 
 FILE_DPI, SCREEN_DPI = 144, 72  # files have twice the pixels of what a notebook shows
@@ -79,11 +82,27 @@ def method_style(method: str) -> dict[str, str]:
     return {"color": color, "marker": marker, "label": name}
 
 
+class PlainFigure(Figure):
+    """A figure whose texts may hold `$`: only the powers on logarithmic axes are formulas."""
+
+    def draw(self, renderer: "RendererBase") -> None:
+        """Draw everything, names of classes with `$` in them as they are."""
+        axes = [axis for one in self.axes for axis in (one.xaxis, one.yaxis)]
+        powers = {
+            label
+            for axis in axes if isinstance(axis.get_major_formatter(), LogFormatterMathtext)
+            for label in axis.get_ticklabels(which="both")
+        }  # fmt: skip
+        for text in self.findobj(Text):
+            text.set_parse_math(text in powers)
+        super().draw(renderer)
+
+
 def empty_figure(width: float, height: float) -> Figure:
     """A figure in the theme without axes, `width` x `height` inches, with room for a stamp."""
     use_theme()
     layout = ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95))  # the strip below is for the stamp
-    return Figure(figsize=(width, height), layout=layout)
+    return PlainFigure(figsize=(width, height), layout=layout)
 
 
 def chart(title: str, width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
@@ -118,7 +137,7 @@ def image_grid(
     head, foot = 40 + 28 * (columns is not None), 28
     width = max(side + n * (CELL + GAP), 16 + 14 * len(title))
     height = head + len(rows) * (CELL + GAP) + foot
-    figure = Figure(figsize=(width / FILE_DPI, height / FILE_DPI))
+    figure = PlainFigure(figsize=(width / FILE_DPI, height / FILE_DPI))
     figure.text(8 / width, 1 - 8 / height, title, va="top", weight="bold")
     for index, (label, strip) in enumerate(strips.items()):
         bottom = height - head - (index + 1) * (CELL + GAP)

@@ -7,12 +7,12 @@ half-precision weights are measured by the very functions that the trainings use
 held-out portraits. `TOLERANCE` says how far a value may be off.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from airlib.documents import read_json
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import frechet_distance
 from airlib.generators.stylegan2 import StyleGAN2
@@ -74,15 +74,10 @@ def load_record(name: str, directory: str | Path = WEIGHTS) -> dict:
     Raises AirlibError if the file is missing or damaged.
     """
     path = Path(directory) / f"{name}.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if {"seed", "metrics", "curve", "command"} <= record.keys():
-            return record
-    except (OSError, ValueError, AttributeError) as error:
-        raise AirlibError(
-            f"no record of {name} at {path}; run `airlib train-tiny {name}`"
-        ) from error
-    raise AirlibError(f"{path} is not a training record; run `airlib train-tiny {name}`")
+    record = read_json(path, advice := f"run `airlib train-tiny {name}`")
+    if not isinstance(record, dict) or not {"seed", "metrics", "curve", "command"} <= record.keys():
+        raise AirlibError(f"{path} is not a training record; {advice}")
+    return record
 
 
 def check_tiny(quick: bool = False) -> dict[str, float]:

@@ -10,15 +10,14 @@ What can be compared is which of two methods is ahead, and only where ours has a
 """
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from airlib.documents import read_toml
 from airlib.errors import AirlibError
 from airlib.evaluation.comparison import Cell, summary
 from airlib.evaluation.intervals import Interval, paired_difference
@@ -103,6 +102,13 @@ def load_tables(path: str | Path | None = None) -> dict[str, PaperTable]:
     that occur twice.
     """
     content = _read(path)
+    try:
+        return _tables(content)
+    except (AttributeError, TypeError) as error:
+        raise AirlibError(f"the tables hold a value of a wrong type: {error}") from error
+
+
+def _tables(content: dict[str, Any]) -> dict[str, PaperTable]:
     measures = {name: _make(Measure, entry, name) for name, entry in content["metrics"].items()}
     rows: dict[str, dict[tuple, Row]] = {name: {} for name in content["tables"]}
     for number, entry in enumerate(content["rows"], start=1):
@@ -135,11 +141,8 @@ def load_differences(path: str | Path | None = None) -> list[Difference]:
 
 
 def _read(path: str | Path | None) -> dict[str, Any]:
-    file = Path(path) if path else resources.files(__package__) / "paper_tables.toml"
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AirlibError(f"cannot read the tables in {file.name}: {error}") from error
+    file = Path(path or Path(__file__).with_name("paper_tables.toml"))
+    content = read_toml(file, "correct it, or name another file of tables")
     expected = {"metrics": dict, "tables": dict, "rows": list, "differences": list}
     if content.keys() != expected.keys() or any(
         not isinstance(content[name], kind) for name, kind in expected.items()

@@ -4,9 +4,11 @@ train_tiny("clip", seed=0)          # the same as `airlib train-tiny clip`
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 from airlib.errors import AirlibError
+from airlib.files import write_atomically
 from airlib.training.loop import Task, TrainingRun
 
 TASKS = {  # name -> module and class; imported when asked for
@@ -21,13 +23,18 @@ TASKS = {  # name -> module and class; imported when asked for
 }
 
 
-def make_task(name: str, seed: int, steps: int | None) -> Task:
-    """The task called `name` with its own number of steps, or `steps` of them."""
+def task_class(name: str) -> type[Task]:
+    """The class of the task called `name`; AirlibError if there is none."""
     if name not in TASKS:
         raise AirlibError(f"nothing called {name!r} is trained; choose from {', '.join(TASKS)}")
     module, task = TASKS[name]
-    task_of = getattr(importlib.import_module(f"airlib.{module}"), task)
-    return task_of(seed=seed, steps=steps) if steps else task_of(seed=seed)
+    return getattr(importlib.import_module(f"airlib.{module}"), task)
+
+
+def make_task(name: str, seed: int, steps: int | None) -> Task:
+    """The task called `name` with its own number of steps, or `steps` of them."""
+    make: Callable[..., Task] = task_class(name)
+    return make(seed=seed, steps=steps) if steps else make(seed=seed)
 
 
 def train_tiny(
@@ -41,9 +48,12 @@ def train_tiny(
     """Train one network of the tiny world and publish it; returns its record.
 
     Checkpoints go to `directory`/NAME-SEED; weights and record to `weights` (default: that same
-    directory).
+    directory). Raises AirlibError for an unknown name, and for a directory that cannot be written,
+    before anything is computed.
     """
+    task_class(name)
     run_directory = Path(directory) / f"{name}-{seed}"
+    write_atomically(run_directory / "writable", lambda path: path.touch()).unlink()
     run = TrainingRun(make_task(name, seed, steps), run_directory, seed)
     if resume:
         run.resume()

@@ -42,14 +42,17 @@ def load_tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer(bpe_path=str(VOCABULARY), context_length=CONTEXT_LENGTH)
 
 
-def tiny_encoder(weights: str | Path = WEIGHTS / "clip.safetensors") -> ClipEncoder:
+def tiny_encoder(
+    weights: str | Path = WEIGHTS / "clip.safetensors", antialias: bool = True
+) -> ClipEncoder:
     """The tiny world's CLIP from a weights file, by default the shipped one.
 
-    Raises AirlibError if the file is missing, damaged, or of another network.
+    antialias: see `ClipPreprocess`. Raises AirlibError if the file is missing, damaged, or of
+    another network.
     """
     tensors, config = load_tensors(weights)
     model = filled("clip", config.get("model", {}), tensors, weights)
-    return ClipEncoder(model, load_tokenizer(), "tiny")
+    return ClipEncoder(model, load_tokenizer(), "tiny", antialias)
 
 
 def model_config(vocabulary_size: int) -> dict:

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
+from airlib.documents import read_text
 from airlib.errors import AirlibError
 from airlib.files import write_text
 from airlib.seeding import rng
@@ -157,12 +158,9 @@ def read_answers(study: Study, path: str | Path) -> list[Answer]:
 
 def _lines(path: Path) -> list[str]:
     """The complete lines below the header, with any kind of line break."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
+    if not path.exists() or path.is_file() and path.stat().st_size == 0:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise AirlibError(f"cannot read the answers in {path.name}: {error}") from error
+    text = read_text(path, "name another file for the answers")
     header, *lines = text.replace("\r\n", "\n").split("\n")
     complete = header == HEADER.strip()
     if not (complete if lines else HEADER.startswith(header)):

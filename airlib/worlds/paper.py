@@ -149,6 +149,7 @@ def _unet(asset: str | None) -> "UNet2DModel":
 def _encoder(name: str, profile: Profile) -> ClipEncoder:
     if name not in CLIP_ASSETS:
         raise AirlibError(f"unknown CLIP {name!r}; choose from {', '.join(CLIP_ASSETS)}")
+    antialias = profile.world.clip_antialias
     if profile.networks.weights == "random":
-        return ClipEncoder.untrained(name)
-    return ClipEncoder.openai(name, asset_file(CLIP_ASSETS[name]))
+        return ClipEncoder.untrained(name, antialias)
+    return ClipEncoder.openai(name, asset_file(CLIP_ASSETS[name]), antialias)

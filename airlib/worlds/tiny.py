@@ -53,8 +53,9 @@ class TinyWorld(World):
     @classmethod
     def clip(cls, profile: Profile) -> ClipSpace:
         """The tiny CLIP, once for each weight of the profile."""
-        weights = profile.world.clip_weights
-        return ClipSpace([(tiny_encoder(), weight) for weight in weights])
+        numbers = profile.world
+        encoders = [tiny_encoder(antialias=numbers.clip_antialias) for _ in numbers.clip_weights]
+        return ClipSpace(list(zip(encoders, numbers.clip_weights, strict=True)))
 
     @classmethod
     def load_judges(cls, profile: Profile) -> tuple[tuple[Judge, ...], str]:

@@ -149,8 +149,10 @@ def test_a_broken_entry_is_named(tmp_path, entry, message):
     ("text", "message"),
     [
         ("name: thing", "things.yaml must be a list of entries"),
-        ("", "things.yaml must be a list of entries"),
+        ("", "things.yaml is empty"),
         ("- [", "things.yaml is not valid YAML"),
+        ("[" * 5000, "things.yaml is not valid YAML"),
+        ("- {[1]: 2}", "things.yaml is not valid YAML"),
         ("- name: a\n  name: b", "'name' is given twice"),
         ("- !!python/object/apply:os.system [true]", "things.yaml is not valid YAML"),
     ],

@@ -31,6 +31,9 @@ def errors_of(capsys, *arguments: str) -> tuple[int, str]:
         (["train-tiny"], "the following arguments are required: NAME"),
         (["train-tiny", "clip", "--steps", "0"], "'0' is not a whole number above 0"),
         (["train-tiny", "clip", "--seed", "x"], "invalid int value: 'x'"),
+        (["sweep", "a\0b"], "'a\\x00b' is no name of a file"),
+        (["evaluate", "a", "--out", "\0"], "'\\x00' is no name of a file"),
+        (["doctor", "--notebooks", ""], "'' is no name of a file"),
     ],
 )
 def test_wrong_usage(capsys, arguments, message):
@@ -47,6 +50,8 @@ def test_wrong_usage(capsys, arguments, message):
         (["-p", "sed", "1"], "unknown parameter 'sed'; known: dry_run, "),
         (["-p", "seed", "one"], "parameter seed must be of type int"),
         (["-p", "overrides", '{"a.b": 1}'], "a does not exist in profile tiny (known: "),
+        (["-p", "overrides", '{"a":' * 50_000], "parameter overrides must be of type dict"),
+        (["-p", "overrides", '{"a": 1, "a": 2}'], "parameter overrides must be of type dict"),
     ],
 )
 def test_bad_input_of_reproduce(capsys, make_notebook, tmp_path, arguments, message):

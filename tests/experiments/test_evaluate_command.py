@@ -261,6 +261,10 @@ def bad(tmp_path, adaptation) -> Path:
     Adaptation(good.tensors, {**good.config, "done": 3}).save(tmp_path / "stopped.safetensors")
     Adaptation(good.tensors, {**good.config, "labels": {}}).save(tmp_path / "bare.safetensors")
     Adaptation(good.tensors, {**good.config, "source": "0"}).save(tmp_path / "dog.safetensors")
+    for key, value in {"pair": ["a"], "method": 3, "options": []}.items():
+        labels = {**good.config["labels"], key: value}
+        config = {**good.config, "labels": labels}
+        Adaptation(good.tensors, config).save(tmp_path / f"odd_{key}.safetensors")
     for name in ("twice", "again"):
         good.save(tmp_path / "same" / f"{name}.safetensors")
     return tmp_path
@@ -286,6 +290,9 @@ def bad(tmp_path, adaptation) -> Path:
         (["text.txt"], "text.txt is damaged or not an airlib file"),
         (["stopped.safetensors"], "is a checkpoint; finish the adaptation"),
         (["bare.safetensors"], "bare does not say which pair it is for; add --pair NAME"),
+        (["odd_pair.safetensors"], "odd_pair cannot be evaluated: pair is no str in its header"),
+        (["odd_method.safetensors"], "method is no str in its header; make it again"),
+        (["odd_options.safetensors"], "options is no dict in its header; make it again"),
         (["dog.safetensors"], "was made from another source generator"),
         (["bare.safetensors", "--pair", "dog-cat"], "was made from another source generator"),
         (["same"], "again and twice are both nada on human-baby with seed 0"),

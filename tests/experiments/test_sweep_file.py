@@ -284,7 +284,7 @@ def test_a_training_that_cannot_be_made_is_one_failed_run(tmp_path):
         ("seeds = [true]", "seeds must be a list of whole numbers"),
         ("seeds = [0, -1]", "seeds must be a list of whole numbers"),
         ("seeds = [0.5]", "seeds must be a list of whole numbers"),
-        (f"seeds = [{'9' * 250}]", "is too long"),
+        (f"[options]\nbetas = [[{', '.join(['0.25'] * 60)}]]", "is too long"),
         (
             "protocol = 'quik'",
             "unknown protocol 'quik'; choose from quick, text, shown, full, none",
@@ -303,16 +303,24 @@ def test_a_training_that_cannot_be_made_is_one_failed_run(tmp_path):
         ("[options]\nsteps = []", "option 'steps' has no values"),
         ("[options]\nsteps = [50, 2.5]", "nada.steps must be of type int like 50, not 2.5"),
         ("[options]\nsteps = [5, 5]", "is asked for twice"),
+        (
+            "".join(["[options]"] + [f"\n{key} = {[*range(30)]}" for key in "abc"]),
+            "the options have 27,000 combinations, more than 10,000",
+        ),
+        ("imports = ['..relative']", "cannot import '..relative'"),
+        ("imports = ['']", "cannot import ''"),
         ("[options]\nsteps = {a = 1}", "nada.steps must be of type int"),
         ("[options]\nlearning_rate = nan", "learning_rate must be a finite number"),
         ("[options]\nbetas = [0.9, 0.99]", "betas must be a list such as [0.9, 0.99], not 0.9"),
         ("methods = ['d']\n[options]\nmethod = 'air'", "d has no option 'method'"),
         ("[overrides]\n'evaluation.sample' = 3", "did you mean evaluation.samples?"),
         ("[overrides]\nevaluation.samples = 3", "evaluation is a table"),
-        ("methods = [", "cannot read the sweep file"),
-        ("a = " + "[" * 5000, "cannot read the sweep file"),
-        ("a = 1" + "0" * 5000, "cannot read the sweep file"),
-        ("\x00", "cannot read the sweep file"),
+        ("methods = [", "damaged or no TOML ("),
+        ("a = " + "[" * 5000, "a line has more than 2000 characters"),
+        ("a = " + "[\n" * 5000, "more than 100 lists or tables in one another"),
+        ("a = 0x" + "f" * 17, "an integer has more than 64 bits"),
+        ("\x00", "damaged or no TOML ("),
+        ("", "bad.toml is empty"),
     ],
 )
 def test_a_bad_file_is_one_line(capsys, tmp_path, text, message):
@@ -327,10 +335,11 @@ def test_a_bad_file_is_one_line(capsys, tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.toml"], "cannot read the sweep file"),
-        (["."], "cannot read the sweep file"),
+        (["missing.toml"], "there is no file missing.toml; name a sweep file, or a shipped plan"),
+        (["."], ". is a folder; name a sweep file"),
+        (["/dev/zero"], "/dev/zero is no regular file; name a sweep file"),
         (["plan.toml", "--methods", "nda"], "unknown method 'nda'; choose from nada"),
-        (["knbs"], "shipped plans: diffusion_settings, hypernetwork, knobs"),
+        (["knbs"], "a shipped plan: diffusion_settings, hypernetwork, knobs"),
         (["plan.toml", "--scheduler", "nonsense"], "no Dask scheduler answers at 'nonsense'"),
         (["plan.toml", "--scheduler", "tcp://127.0.0.1:1"], "such as tcp://10.0.0.5:8786"),
     ],
@@ -347,7 +356,7 @@ def test_bad_arguments_are_one_line(capsys, monkeypatch, plan_file, tmp_path, ar
 def test_a_file_of_another_encoding(capsys, tmp_path):
     (tmp_path / "bad.toml").write_bytes(b"methods = ['\xff\xfe']")
     assert main(["sweep", str(tmp_path / "bad.toml")]) == 1
-    assert "cannot read the sweep file" in capsys.readouterr().err
+    assert "bad.toml is no text in UTF-8; name a sweep file" in capsys.readouterr().err
 
 
 # --- what goes wrong while it runs ---------------------------------------------------------------

@@ -8,12 +8,13 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import small_encoder, small_generator
+from small_networks import small_encoder, small_generator, small_unet
 
 from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.clip_space.encoder import ClipEncoder, ClipSpace
-from airlib.clip_space.offsets import directional_loss
+from airlib.clip_space.offsets import class_features, directional_loss
 from airlib.errors import AirlibError
+from airlib.generators.diffusion import DiffusionGenerator
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.ipl import learn_image_prompt
 from airlib.methods.nada import NADA
@@ -393,6 +394,55 @@ def test_events_describe_every_anchor():
     for mean, logged in zip(means, anchors(result)[-1]["image_mean"], strict=True):
         torch.testing.assert_close(torch.tensor(logged), mean, atol=1e-6, rtol=0)
     assert objective.events() == []  # handed over once
+
+
+# --- as the official code has it -----------------------------------------------------------------
+
+
+def test_templates_of_the_official_code_by_hand():
+    """The first offset of texts and the direction to the target, as means of unit offsets."""
+    words = {"first_text": "templates", "target_text": "templates", "templates": "nada79"}
+    objective = air(AIRConfig(0.5, 0.5, prompt_pairs=PAIRS, prompt_steps=2, **words))
+    log = anchors(adapted_by(objective))
+    source, target = (class_features(ENCODER, label) for label in ("human", "dog"))
+    prompt, (event,) = objective.chain.prompts[0], log
+    assert source.shape == target.shape == (79, len(prompt))
+    images = mean_direction_of(objective.chain.images[0], objective.chain.embed(SOURCE)[0])
+    offset = torch.stack([unit(prompt - text) for text in source]).mean(dim=0)
+    loss = 1 - F.cosine_similarity(offset, images, dim=0)
+    assert event["prompt_loss"][0] == pytest.approx(float(loss), abs=1e-5)
+    expected = unit(torch.stack([unit(text - prompt) for text in target]).mean(dim=0))
+    torch.testing.assert_close(objective.directions[0], expected)
+    labels = air(AIRConfig(0.5, 0.5, prompt_pairs=PAIRS, prompt_steps=2))
+    adapted_by(labels)
+    assert not torch.allclose(labels.directions[0], expected, atol=1e-3)
+
+
+def test_image_pairs_can_be_truncated():
+    whole, truncated = (
+        air(AIRConfig(prompt_pairs=7, prompt_truncation=psi)).chain.sample(SOURCE)[0]
+        for psi in (1.0, 0.7)
+    )
+    centre = SOURCE.mapping.w_avg
+    torch.testing.assert_close(truncated, centre + 0.7 * (whole - centre))
+    assert not torch.allclose(truncated, whole)
+    diffusion = DiffusionGenerator(small_unet(), steps=2)
+    with pytest.raises(AirlibError, match="no truncation"):
+        air(AIRConfig(prompt_truncation=0.7)).begin(diffusion, diffusion)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"first_text": "labels"}, "first_text 'labels' is unknown; choose label or templates"),
+        ({"target_text": 79}, "target_text 79 is unknown"),
+        ({"prompt_truncation": 0.0}, "prompt_truncation 0.0 must lie in"),
+        ({"prompt_truncation": float("nan")}, "prompt_truncation nan must lie in"),
+    ],
+)
+def test_wrong_settings_of_the_official_code_are_refused(wrong, message):
+    with pytest.raises(AirlibError, match=message):
+        AIRConfig(**wrong)
 
 
 # --- other ways to a prompt (table 4) ------------------------------------------------------------

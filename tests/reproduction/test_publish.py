@@ -65,6 +65,26 @@ def test_publishing_twice_changes_nothing(tmp_path):
     assert json.loads(first)["metadata"]["airlib"] == {"work": 120}
 
 
+@pytest.mark.parametrize("file", ["notebooks/00_t.ipynb", "runs/tiny/00_t/00_t.ipynb"])
+def test_a_damaged_notebook_or_marker_is_one_line(tmp_path, file):
+    for path in (tmp_path / "notebooks/00_t.ipynb", tmp_path / "runs/tiny/00_t/00_t.ipynb"):
+        path.parent.mkdir(parents=True)
+        nbformat.write(source(), path)
+    marker = tmp_path / "runs/tiny/00_t/finished.json"
+    for bad in ("", "null", "[]", "{}", '{"work": []}', "[" * 100_000):
+        marker.write_text(bad)
+        with pytest.raises(AirlibError, match="finished.json .*; run airlib reproduce --fresh"):
+            publish("tiny", tmp_path / "runs", tmp_path / "notebooks")
+    marker.write_text('{"work": 3}')
+    odd = json.loads((tmp_path / file).read_text())
+    odd["cells"][2]["outputs"] = [3]
+    for bad in ("", "3", '{"cells": [3]}', '{"cells": []}', json.dumps(odd)):
+        (tmp_path / file).write_text(bad)
+        with pytest.raises(AirlibError, match="00_t.ipynb") as caught:
+            publish("tiny", tmp_path / "runs", tmp_path / "notebooks")
+        assert "\n" not in str(caught.value)
+
+
 def test_a_notebook_without_a_run_is_refused(tmp_path):
     nbformat.write(source(), tmp_path / "00_t.ipynb")
     with pytest.raises(AirlibError, match="airlib reproduce"):

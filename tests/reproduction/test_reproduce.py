@@ -74,13 +74,41 @@ def test_is_finished_only_with_whole_results_of_the_same_run(make_notebook, tmp_
     notebook = make_notebook("01_first")
     (plan,) = make_plans([notebook], "tiny", tmp_path / "out", [])
     assert not plan.is_finished()
-    Record(plan.directory, "01_first", "tiny", {}, seed=0).save()
-    (plan.directory / "finished.json").write_text(json.dumps(plan.fingerprint()))
+    figure, executed = plan.directory / "grid.png", plan.directory / notebook.name
+    figure.write_bytes(PNG)
+    record = Record(plan.directory, "01_first", "tiny", {}, seed=0)
+    record.add_figure("grid.png", alt="a grid")
+    record.save()
+    executed.write_bytes(notebook.read_bytes())
+    marker = plan.directory / "finished.json"
+    marker.write_text(json.dumps(plan.fingerprint()))
     assert plan.is_finished()
     (other,) = make_plans([notebook], "tiny", tmp_path / "out", [("seed", "1")])
     assert not other.is_finished()
-    (plan.directory / "results.json").write_text("{")
-    assert not plan.is_finished()
+    for path in (figure, executed, marker, plan.directory / "results.json"):
+        whole = path.read_bytes()
+        for damaged in (b"", whole[:-20], b"[]", b"[" * 100_000):
+            path.write_bytes(damaged)
+            assert not plan.is_finished(), (path, damaged[:9])
+        path.unlink()
+        assert not plan.is_finished()
+        os.mkfifo(path)
+        assert not plan.is_finished()
+        path.unlink()
+        path.write_bytes(whole)
+        assert plan.is_finished()
+
+
+def test_damaged_results_are_made_again_one_after_the_other(make_notebook, tmp_path, log):
+    names = ["01_first", "02_second", "03_third"]
+    for name in names:
+        make_notebook(name, note(log, name))
+    whole = Page(run(tmp_path).read_text())
+    (tmp_path / "out/tiny/01_first/results.json").write_text("{")
+    (tmp_path / "out/tiny/03_third/03_third.ipynb").write_text("")
+    (tmp_path / "out/tiny/03_third/results.json").write_text("")
+    assert Page(run(tmp_path).read_text()).links == whole.links
+    assert log.read_text().split() == [*names, "01_first", "03_third"]
 
 
 def test_stops_at_the_first_failure_and_continues_there(make_notebook, tmp_path, log):
@@ -180,9 +208,10 @@ def test_a_notebook_without_a_parameters_cell_is_refused(tmp_path):
     path.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
     with pytest.raises(AirlibError, match="needs one cell tagged 'parameters', not 0"):
         run(tmp_path)
-    path.write_text('{"cells": ')
-    with pytest.raises(AirlibError, match="01_plain.ipynb is not a valid notebook"):
-        run(tmp_path)
+    for text in ('{"cells": ', '{"cells": [{}]}', "null", "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(AirlibError, match="01_plain.ipynb is .*; get the notebook again"):
+            run(tmp_path)
 
 
 def test_selection_by_number_or_name(tmp_path):
@@ -414,8 +443,20 @@ def test_report_embeds_figures_and_escapes_everything(tmp_path):
     assert all(image["src"].startswith("data:image/png;base64,iVBORw0") for image in page.images)
     assert page.links == {"#content", "#tiny-01_one", "#tiny-02_two"}
     assert {link.removeprefix("#") for link in page.links} <= page.anchors
+    assert page.anchors - {None} == {"content", "tiny-01_one", "tiny-02_two"}
     for shown in ("1 to 1.5", "1.25", "human-cat", "AIR", "(profile tiny)", "torch", "python"):
         assert shown in text
+
+
+def test_an_id_of_the_report_is_a_safe_word_of_its_own(tmp_path):
+    for number, name in enumerate(["a\tb\nc", "a b c", 'x" onclick="y', "ä%41"]):
+        record = make_results(tmp_path, f"0{number}_x", "plain")
+        content = json.loads((record.directory / "results.json").read_text())
+        (record.directory / "results.json").write_text(json.dumps(content | {"notebook": name}))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.links == {f"#{anchor}" for anchor in page.anchors - {None}}
+    expected = {"content", "tiny-a-b-c", "tiny-a-b-c--1", "tiny-x-onclick-y", "tiny-41"}
+    assert page.anchors - {None} == expected
 
 
 def test_report_refuses_damaged_results_and_keeps_the_old_one(tmp_path):
@@ -425,10 +466,13 @@ def test_report_refuses_damaged_results_and_keeps_the_old_one(tmp_path):
     before = write_report(tmp_path).read_bytes()
     figure = tmp_path / "tiny/01_one/grid.png"
     figure.write_bytes(b"GIF89a")
-    with pytest.raises(AirlibError, match="figure grid.png of 01_one is not a PNG"):
+    with pytest.raises(AirlibError, match="figure grid.png of 01_one is not a whole PNG"):
+        write_report(tmp_path)
+    figure.write_bytes(PNG[:-1])
+    with pytest.raises(AirlibError, match="figure grid.png of 01_one is not a whole PNG"):
         write_report(tmp_path)
     figure.unlink()
-    with pytest.raises(AirlibError, match="figure grid.png of 01_one cannot be read"):
+    with pytest.raises(AirlibError, match="there is no file .*grid.png; run the notebook again"):
         write_report(tmp_path)
     (tmp_path / "tiny/01_one/results.json").write_text('{"notebook": "01_one"}')
     with pytest.raises(AirlibError, match="results.json has no valid 'profile'"):

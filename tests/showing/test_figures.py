@@ -7,7 +7,9 @@ import resource
 import numpy as np
 import pytest
 import torch
+from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from airlib.errors import AirlibError
@@ -73,6 +75,25 @@ def test_methods_are_told_apart_by_colour_and_by_marker():
     assert figures.method_style("nada") == figures.method_style("NADA")
     with pytest.raises(AirlibError, match="no style for method 'GAN'; known: source, NADA"):
         figures.method_style("GAN")
+
+
+def test_dollars_are_no_formulas_and_powers_of_ten_are(tmp_path):
+    text = "from $\\frac{ a$ to $b$"  # no formula that matplotlib could read
+    figure, axes = figures.chart(text)
+    axes.bar([text, "other"], [1, 2], label=text)
+    axes.legend(title=text)
+    axes.annotate(text, (0, 1))
+    figures.save_figure(figure, tmp_path / "a.png", "a chart")
+    grid = figures.image_grid({text: torch.zeros(2, 3, 8, 8)}, text, [text, "$"])
+    figures.screen_png(grid)
+    assert not any(part.get_parse_math() for part in grid.findobj(Text))
+
+    figure, axes = figures.chart("a $ and a $")
+    axes.loglog([1, 10, 1e5], [1e-4, 1, 3])
+    figures.screen_png(figure)
+    assert not axes.title.get_parse_math()
+    assert all(label.get_parse_math() for label in axes.get_xticklabels() + axes.get_yticklabels())
+    assert rcParams["text.parse_math"]  # figures of the user's own are as ever
 
 
 def test_a_figure_file_carries_its_alt_text_and_is_reproducible(tmp_path):

@@ -93,6 +93,26 @@ def test_own_folders_in_any_script(tmp_path):
         found = open_dataset("folder", tmp_path).sample(1)
 
 
+def test_what_a_mac_leaves_in_a_zip_is_no_data(tmp_path):
+    for name in ("a", "b", "c", "__MACOSX", ".hidden"):
+        save(tmp_path / name / "1.png")
+        (tmp_path / name / "._1.png").write_bytes(b"\0\5\x16\7 AppleDouble")
+    found = classes(open_dataset("folder", tmp_path))
+    assert found == {name: [f"{name}/1.png"] for name in "abc"}
+    write_open_images(tmp_path / "boxes")
+    before = classes(open_dataset("open_images", tmp_path / "boxes"))
+    for file in [*(tmp_path / "boxes").glob("*.csv")]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7\xff\xfe AppleDouble")
+    assert classes(open_dataset("open_images", tmp_path / "boxes")) == before
+
+
+@pytest.mark.parametrize("label", [None, 3, "", " \n"])
+def test_a_class_needs_a_name(label):
+    dataset = ConceptDataset("odd", lambda: iter([(label, ImageItem(Path(), "x"))]))
+    with pytest.raises(AirlibError, match="odd has a class called"):
+        dataset.sample(1)
+
+
 # --- CIFAR-100
 
 
@@ -129,6 +149,9 @@ def test_damaged_cifar100(tmp_path):
         open_dataset("cifar100", tmp_path)
     write_cifar(tmp_path, [0, 7])
     with pytest.raises(AirlibError, match="more classes than"):
+        open_dataset("cifar100", tmp_path)
+    (tmp_path / "cifar-100-binary" / "fine_label_names.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(AirlibError, match=r"fine_label_names.txt is no text in UTF-8; fetch"):
         open_dataset("cifar100", tmp_path)
 
 
@@ -246,7 +269,12 @@ def test_damaged_annotations_are_named(tmp_path, name):
     {"coco": write_coco, "visual_genome": write_visual_genome}[name](tmp_path)
     file = tmp_path / {"coco": "annotations/instances_val2017.json"}.get(name, "objects.json")
     whole = file.read_text(encoding="utf-8")
-    for damaged in (whole[:-40], "", "[1, 2]", '{"images": []}', '[{"image_id": 1}]', "\0"):
+    object_of = '[{"image_id": 1, "objects": [{"x": 0, "y": 0, "h": 50, %s}]}]'
+    odd = ["[" * 100_000, "null", "3"]
+    odd += [whole.replace('"bbox": [', '"bbox": [1e999, ')] if name == "coco" else []
+    odd += [object_of % '"w": 1e999, "names": ["a"]', object_of % '"w": 50, "names": [3]']
+    save(tmp_path / "VG_100K" / "1.jpg")
+    for damaged in (whole[:-40], "", "[1, 2]", '{"images": []}', '[{"image_id": 1}]', "\0", *odd):
         write(file, damaged)
         with pytest.raises(AirlibError, match=f"{file.name}.*damaged"):
             open_dataset(name, tmp_path).sample(1)

@@ -154,6 +154,11 @@ def test_degenerate_concepts_are_refused():
     texts[3] = texts[1]
     with pytest.raises(AirlibError, match="1 and 3 have the same texts"):
         misalignment(images, texts)
+    embeddings = ConceptEmbeddings(("a", "Cat", "b", "cat", "c"), images, texts)
+    with pytest.raises(AirlibError, match="concepts 'Cat' and 'cat' have the same texts"):
+        study(embeddings, rng(0, "study"), 2)
+    with pytest.raises(AirlibError, match="concepts 'Cat' and 'cat' have the same texts"):
+        split_offsets(images, texts, embeddings.labels)
 
 
 def test_nearest_texts_by_hand():
@@ -235,6 +240,20 @@ def test_a_class_that_looks_like_another_is_left_out(folder):
         found = embed_image_folder(ColorEncoder(), folder)
     assert found.labels == ("frog", "red panda", "sea") and len(found.texts) == 3
     assert torch.isfinite(misalignment(found.image_means, found.texts).M).all()
+
+
+def test_two_classes_with_one_text_are_named_before_images_are_embedded(folder):
+    class Lower(ColorEncoder):
+        def embed_text(self, texts):
+            return super().embed_text([text.lower() for text in texts])
+
+        def embed_pixels(self, pixels):
+            raise AssertionError("embeds images")
+
+    (folder / "Frog").mkdir()
+    Image.new("RGB", (8, 8), (9, 9, 0)).save(folder / "Frog" / "0.png")
+    with pytest.raises(AirlibError, match="the same text for the classes 'Frog' and 'frog'"):
+        embed_image_folder(Lower(), folder)
 
 
 def test_photos_are_turned_upright(tmp_path):

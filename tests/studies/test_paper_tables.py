@@ -105,7 +105,7 @@ def test_differences_are_between_things_that_differ():
         ('metric = "clip_distance"', 'metric = "clip"', "unknown metric 'clip'"),
         ('table = "air-1"', 'table = "air-9"', "table 'air-9' is unknown"),
         ('metric = "intra_lpips"', 'metric = "clip_distance"', "has it already"),
-        ("[[rows]]", "[[rows", "cannot read"),
+        ("[[rows]]", "[[rows", "damaged or no TOML"),
         ("[metrics.fid]", "[measures.fid]", "must hold metrics, tables, rows, differences"),
     ],
 )

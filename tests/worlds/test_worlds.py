@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from airlib.clip_space.preprocessing import MEAN, STD
 from airlib.errors import AirlibError
 from airlib.experiments.plan import read_plan
 from airlib.experiments.runs import (
@@ -16,11 +18,11 @@ from airlib.experiments.runs import (
     load_runs,
     save_runs,
 )
-from airlib.experiments.sweep import known_of, sweep
+from airlib.experiments.sweep import known_of, planned, sweep
 from airlib.profiles import load_profile, pairs_of_role
 from airlib.tinyworld.shipped import WEIGHTS
 from airlib.tinyworld.train_generator import world_generator
-from airlib.worlds import open_world
+from airlib.worlds import open_space, open_world
 
 pytestmark = pytest.mark.slow  # adapts and scores
 
@@ -138,6 +140,20 @@ def test_the_shipped_runs_are_of_these_weights_and_numbers(tmp_path):
     methods = ["nada", "ipl", "svl", "air", "air_source", "air_images", "air_adaptive"]
     runs = sweep("tiny", methods, pairs, range(5), tmp_path, known=load_runs())
     assert len(runs) == len(pairs) * (3 + 7 * 5) and not any(run.is_here for run in runs)
+
+
+def test_the_resize_of_2021_is_a_number_of_the_profile():
+    """Other pixels before CLIP; runs from before there was this number had antialiasing."""
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    numbers = [load_profile("tiny", {"world.clip_antialias": value}) for value in (True, False)]
+    new, old = (open_space(profile).encoders[0].preprocess(image) for profile in numbers)
+    scaled = F.interpolate((image + 1) / 2, (64, 64), mode="bicubic", align_corners=False)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    torch.testing.assert_close(old, (scaled - mean) / std)
+    assert (new - old).abs().mean() > 0.1
+    known = load_runs()
+    runs = planned(numbers[0], ["air"], ["human-baby"], [0], "", ())
+    assert len(known_of(runs, numbers[0], known)) == 1 and not known_of(runs, numbers[1], known)
 
 
 def test_the_shipped_diffusion_runs_are_of_these_weights_and_numbers(tmp_path):

@@ -7,7 +7,7 @@ not normalised again (AIR section 3.1).
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,12 @@ def embed_dataset(
     None keeps nothing. workers: processes that read images. Unreadable images are skipped, and one
     warning counts them. A class whose images the encoder cannot tell from those of an earlier one
     is left out, with a warning.
-    Raises AirlibError for a template without exactly one {}, a label without a word, a class
-    without a single readable image, and fewer than 3 classes.
+    Raises AirlibError for a template without exactly one {}, a label without a word, two classes
+    with one text, a class without a single readable image, and fewer than 3 classes.
     """
     classes = dataset.sample(images_per_class, seed, fewest_images)
-    sentences = {label: sentences_of([template], label)[0] for label in classes}
+    texts = _embed_text(encoder, [sentences_of([template], label)[0] for label in classes])
+    _require_distinct(tuple(classes), texts)
     means: list[Tensor] = []
     skipped: list[str] = []
     for label, rows in embed_classes(encoder, dataset.name, classes, cache, workers):
@@ -129,8 +130,17 @@ def embed_dataset(
             f"cannot tell {len(classes) - len(labels)} of {len(classes)} classes from another",
             stacklevel=2,
         )
-    texts = _embed_text(encoder, [sentences[label] for label in labels])
-    return ConceptEmbeddings(labels, image_means[kept], texts)
+    return ConceptEmbeddings(labels, image_means[kept], texts[kept])
+
+
+def _require_distinct(labels: Sequence[str], texts: Tensor) -> None:
+    """Raise AirlibError for two labels with the same text [C, D], before images are embedded."""
+    for row in sorted(set(range(len(labels))).difference(_distinct(texts))):
+        earlier = int((texts[:row] - texts[row]).norm(dim=1).argmin())
+        raise AirlibError(
+            f"CLIP reads the same text for the classes {labels[earlier]!r} and {labels[row]!r} "
+            "(it ignores case); merge them or call one otherwise"
+        )
 
 
 def _distinct(means: Tensor) -> list[int]:

@@ -18,7 +18,7 @@ looked up pair by pair: `split_offsets` divides each image offset into the part 
 offset and the part across it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,16 +54,19 @@ class Misalignment:
         return self.M[first, second], self.D[first, second]
 
 
-def misalignment(image_means: Tensor, texts: Tensor) -> Misalignment:
+def misalignment(
+    image_means: Tensor, texts: Tensor, labels: Sequence[str] | None = None
+) -> Misalignment:
     """M and D of all pairs of concepts, from image_means [C, D] and texts [C, D] (AIR section 3.1).
 
     M(a, b) = 1 - cos(I_b - I_a, T_b - T_a), D(a, b) = 1 - cos(I_a, I_b) for rows a and b.
     One matrix product per Gram matrix instead of a loop over pairs: with S = I T^T, G = I I^T and
     H = T T^T, the product of the offsets is S_aa + S_bb - S_ab - S_ba and their squared lengths are
     G_aa + G_bb - 2 G_ab and H_aa + H_bb - 2 H_ab.
-    Raises AirlibError if shapes differ, fewer than 3 rows, or two rows coincide (no direction).
+    labels: of the rows, for errors. Raises AirlibError if shapes differ, fewer than 3 rows, or two
+    rows coincide (no direction).
     """
-    agreement, image_squares, text_squares = _offset_products(image_means, texts)
+    agreement, image_squares, text_squares = _offset_products(image_means, texts, labels)
     images = image_means.detach().double()
     similarity = images @ images.T
     sizes = similarity.diagonal().sqrt()
@@ -103,13 +106,16 @@ class OffsetSplit:
         )
 
 
-def split_offsets(image_means: Tensor, texts: Tensor) -> OffsetSplit:
+def split_offsets(
+    image_means: Tensor, texts: Tensor, labels: Sequence[str] | None = None
+) -> OffsetSplit:
     """Split the image offset of every pair of concepts into the parts along and across its text
     offset, from image_means [C, D] and texts [C, D].
 
-    Raises AirlibError if shapes differ, fewer than 3 rows, or two rows coincide.
+    labels: of the rows, for errors. Raises AirlibError if shapes differ, fewer than 3 rows, or two
+    rows coincide.
     """
-    agreement, image_squares, text_squares = _offset_products(image_means, texts)
+    agreement, image_squares, text_squares = _offset_products(image_means, texts, labels)
     first, second = _distinct_pairs(len(agreement))
     text_length = text_squares[first, second].sqrt()
     along = agreement[first, second] / text_length
@@ -136,7 +142,9 @@ def _distinct_pairs(concepts: int) -> Tensor:
     return torch.triu_indices(concepts, concepts, offset=1)
 
 
-def _offset_products(image_means: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _offset_products(
+    image_means: Tensor, texts: Tensor, labels: Sequence[str] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of all offsets, [C, C] each: their products, squared image and squared text lengths."""
     images, texts = image_means.detach().double(), texts.detach().double()
     if images.ndim != 2 or images.shape != texts.shape or len(images) < 3:
@@ -146,7 +154,8 @@ def _offset_products(image_means: Tensor, texts: Tensor) -> tuple[Tensor, Tensor
         )
     mixed = images @ texts.T
     agreement = mixed.diagonal()[:, None] + mixed.diagonal() - mixed - mixed.T
-    return agreement, _squared_distances(images, "images"), _squared_distances(texts, "texts")
+    image_squares = _squared_distances(images, "images", labels)
+    return agreement, image_squares, _squared_distances(texts, "texts", labels)
 
 
 def spearman(x: Tensor, y: Tensor) -> float:
@@ -201,7 +210,7 @@ def study(embeddings: ConceptEmbeddings, rng: torch.Generator, resamples: int = 
     Raises AirlibError for fewer than 3 concepts, and for two with the same images or text.
     """
     images, texts = embeddings.image_means, embeddings.texts
-    result = misalignment(images, texts)
+    result = misalignment(images, texts, embeddings.labels)
     first, second = _distinct_pairs(len(result.M))
     rank_d = _ranks(result.D[first, second])
     null = []
@@ -236,16 +245,17 @@ def _concept_bootstrap(
     return low, high
 
 
-def _squared_distances(rows: Tensor, what: str) -> Tensor:
+def _squared_distances(rows: Tensor, what: str, labels: Sequence[str] | None) -> Tensor:
     """|row_a - row_b|^2 as [C, C], with ones on the diagonal; refuses coinciding rows."""
     gram = rows @ rows.T
     squared = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
     squared.fill_diagonal_(1.0)
     if squared.min() < 1e-12:
         a, b = divmod(int(squared.argmin()), len(rows))
+        first, second = (repr(labels[row]) if labels else row for row in (a, b))
         raise AirlibError(
-            f"concepts {a} and {b} have the same {what}, so no direction leads from one to the "
-            "other; merge them or give them different texts"
+            f"concepts {first} and {second} have the same {what}, so no direction leads from one "
+            "to the other; merge them or give them different texts"
         )
     return squared
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from airlib.documents import read_text
 from airlib.errors import AirlibError
 from airlib.studies.misalignment.datasets.layout import required_files
 from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
@@ -53,7 +54,7 @@ def open_cifar100(directory: Path) -> ConceptDataset:
     folder = directory / "cifar-100-binary"
     (path,) = required_files(folder, ["train.bin"], BINARY)
     (names_file,) = required_files(folder, ["fine_label_names.txt"], BINARY)
-    names = names_file.read_text(encoding="utf-8").split()
+    names = read_text(names_file, f"fetch {BINARY}").split()
     if path.stat().st_size % RECORD:
         raise AirlibError(f"{path} is no whole number of {RECORD}-byte records; fetch it again")
     if path.stat().st_size and _classes(path).max() >= len(names):

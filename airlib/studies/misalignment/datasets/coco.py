@@ -12,7 +12,8 @@ from pathlib import Path
 
 from airlib.images.items import ImageItem, large_enough
 from airlib.studies.misalignment.datasets.layout import (
-    damaged,
+    annotations,
+    checked_box,
     image_names,
     read_json,
     required_files,
@@ -37,10 +38,8 @@ def open_coco(directory: Path) -> ConceptDataset:
 def _stream(root: Path, splits: Mapping[Path, str]) -> Stream:
     for file, split in splits.items():
         content = read_json(file)
-        try:
+        with annotations(file):
             yield from _objects(content, root, split)
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(file, error) from error
 
 
 def _objects(content: dict, root: Path, split: str) -> Stream:
@@ -50,6 +49,6 @@ def _objects(content: dict, root: Path, split: str) -> Stream:
     for annotation in content["annotations"]:
         name = files[annotation["image_id"]]
         left, top, width, height = annotation["bbox"]
-        box = (left, top, left + width, top + height)
+        box = checked_box(left, top, left + width, top + height)
         if name in present and large_enough(box) and not annotation.get("iscrowd"):
             yield labels[annotation["category_id"]], ImageItem(root, f"{split}/{name}", box)

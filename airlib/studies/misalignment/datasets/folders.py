@@ -11,8 +11,9 @@ DIRECTORY/101_ObjectCategories/CLASS/*.jpg  Caltech-101
 from collections.abc import Mapping
 from pathlib import Path
 
+from airlib.documents import read_text
 from airlib.errors import AirlibError
-from airlib.images.folders import IMAGE_SUFFIXES
+from airlib.images.folders import IMAGE_SUFFIXES, is_hidden, picture_names
 from airlib.images.items import ImageItem
 from airlib.studies.misalignment.datasets.layout import required_files, required_folder
 from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
@@ -26,8 +27,8 @@ def open_image_folder(directory: Path, names: Mapping[str, str] | None = None) -
     """Your own images: one class per sub-folder of `directory`, called as the sub-folder,
     underscores being spaces, or names[sub-folder].
 
-    Sub-folders of one name are one class, hidden ones are ignored. Raises AirlibError if there is
-    no such directory; reading a sub-folder without images raises it later.
+    Sub-folders of one name are one class; hidden ones and `__MACOSX` are ignored. Raises
+    AirlibError if there is no such directory; reading a sub-folder without images raises it later.
     """
     required_folder(directory, "a sub-folder of images per class")
     names = names or {}
@@ -71,29 +72,31 @@ def open_imagenet(directory: Path) -> ConceptDataset:
 
 
 def _folders(directory: Path) -> list[Path]:
-    return sorted(f for f in directory.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return sorted(f for f in directory.iterdir() if f.is_dir() and not is_hidden(f.name))
 
 
 def _synset_words(path: Path) -> dict[str, str]:
     """{WordNet number: label}; the label is "" where all words are taken."""
     synonyms = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, "take the file of your edition of ImageNet").splitlines():
         number, _, words = line.partition(" ")
         synonyms[number] = [word.strip() for word in words.split(",")]
     labels: dict[str, str] = {}
+    taken: set[str] = set()
     for number, choices in sorted(synonyms.items()):
-        labels[number] = next((word for word in choices if word not in labels.values()), "")
+        labels[number] = next((word for word in choices if word not in taken), "")
+        taken.add(labels[number])
     return labels
 
 
 def _stream(root: Path, labels: Mapping[Path, str]) -> Stream:
     """All images of the folders, in alphabetical order."""
     for folder, label in labels.items():
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
+        names = picture_names(folder)
+        if not names:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise AirlibError(
                 f"class folder {folder.name} holds no images ({kinds}); add some or remove it"
             )
-        for file in files:
-            yield label, ImageItem(root, file.relative_to(root).as_posix())
+        for name in names:
+            yield label, ImageItem(root, (folder / name).relative_to(root).as_posix())

@@ -1,11 +1,18 @@
 """What lies where: a missing part of a published layout is one clear error, before any work."""
 
+import csv
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from airlib.errors import AirlibError
+from airlib.images.folders import is_hidden
+from airlib.images.items import Box
+
+NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def required_folder(folder: Path, content: str) -> Path:
@@ -22,7 +29,8 @@ def required_files(directory: Path, names: Iterable[str], content: str) -> list[
     """
     wanted = " or ".join(names)
     required_folder(directory, f"{wanted}: {content}")
-    found = {path for name in names for path in directory.glob(name) if path.is_file()}
+    matching = (path for name in names for path in directory.glob(name))
+    found = {path for path in matching if path.is_file() and not is_hidden(path.name)}
     if not found:
         raise AirlibError(f"{directory} has no {wanted}; it should hold {content}")
     return sorted(found)
@@ -42,18 +50,27 @@ def splits_on_disk(directory: Path, splits: Mapping[Path, str], name: str) -> di
 
 def read_json(path: Path) -> Any:
     """The content of a JSON annotation file. Raises AirlibError if it is damaged."""
+    with annotations(path), path.open(encoding="utf-8") as file:
+        return json.load(file)
+
+
+@contextmanager
+def annotations(path: Path) -> Iterator[None]:
+    """Context for reading an annotation file: whatever a damaged one leads to is an AirlibError."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file)
-    except ValueError as error:
-        raise damaged(path, error) from error
+        yield
+    except (*NONSENSE, csv.Error) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise AirlibError(
+            f"{path} is damaged or no file of this data set ({reason}); fetch it again"
+        ) from error
 
 
-def damaged(path: Path, error: object) -> AirlibError:
-    """The error for an annotation file that does not have its published form."""
-    if isinstance(error, KeyError):
-        error = f"no {error}"
-    return AirlibError(f"{path} is damaged or no file of this data set ({error}); fetch it again")
+def checked_box(left: float, top: float, right: float, bottom: float) -> Box:
+    """The edges as a box; ValueError if one is NaN or infinite."""
+    if not math.isfinite(left + top + right + bottom):
+        raise ValueError(f"a box of {left}, {top}, {right}, {bottom}")
+    return left, top, right, bottom
 
 
 def image_names(folder: Path) -> set[str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from airlib.images.items import SMALLEST_FRACTION, ImageItem, large_enough
 from airlib.studies.misalignment.datasets.layout import (
-    damaged,
+    annotations,
+    checked_box,
     image_names,
     required_files,
     splits_on_disk,
@@ -47,22 +48,18 @@ def _split(file: Path) -> str:
 def _stream(descriptions: list[Path], splits: Mapping[Path, str]) -> Stream:
     labels: dict[str, str] = {}
     for file in descriptions:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with annotations(file), file.open(encoding="utf-8", newline="") as lines:
             labels.update((row[0], row[1]) for row in csv.reader(lines) if len(row) > 1)
     for file, split in splits.items():
-        with file.open(encoding="utf-8", newline="") as lines:
-            try:
-                yield from _objects(csv.DictReader(lines), labels, file.parent, split)
-            except (KeyError, TypeError, ValueError, csv.Error) as error:
-                raise damaged(file, error) from error
+        with annotations(file), file.open(encoding="utf-8", newline="") as lines:
+            yield from _objects(csv.DictReader(lines), labels, file.parent, split)
 
 
 def _objects(rows: csv.DictReader, labels: Mapping[str, str], root: Path, split: str) -> Stream:
     present = image_names(root / split)
     for row in rows:
         name = f"{row['ImageID']}.jpg"
-        left, top, right, bottom = (float(row[side]) for side in SIDES)
-        box = (left, top, right, bottom)
+        box = checked_box(*(float(row[side]) for side in SIDES))
         one_object = row["IsGroupOf"] != "1" and row["IsInside"] != "1"
         if one_object and name in present and large_enough(box, SMALLEST_FRACTION):
             item = ImageItem(root, f"{split}/{name}", box, "fractions")

@@ -45,7 +45,8 @@ class ConceptDataset:
         items in alphabetical order. The same `seed` draws the same items.
 
         Classes with fewer than `fewest_images` are left out, which Visual Genome needs: most of its
-        labels were written once. Raises AirlibError if fewer than 3 classes remain.
+        labels were written once. Raises AirlibError for a class
+        without a name, and if fewer than 3 classes remain.
         """
         if min(images_per_class, fewest_images) < 1:
             raise AirlibError("images_per_class and fewest_images must be at least 1")
@@ -53,6 +54,8 @@ class ConceptDataset:
         seen: Counter[str] = Counter()
         numbers = count()
         for label, item in track(self.stream(), f"listing {self.name}"):
+            if not isinstance(label, str) or not label.strip():
+                raise AirlibError(f"{self.name} has a class called {label!r}; give it a name")
             seen[label] += 1
             entry = (-_rank(seed, item.key), next(numbers), item)
             heap = kept.setdefault(label, [])

@@ -17,7 +17,12 @@ from pathlib import Path
 
 from airlib.errors import AirlibError
 from airlib.images.items import ImageItem, large_enough
-from airlib.studies.misalignment.datasets.layout import damaged, image_names, required_files
+from airlib.studies.misalignment.datasets.layout import (
+    annotations,
+    checked_box,
+    image_names,
+    required_files,
+)
 from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
@@ -41,19 +46,17 @@ def _stream(file: Path) -> Stream:
     root = file.parent
     folders = [folder for folder in IMAGE_FOLDERS if (root / folder).is_dir()]
     present = {name: folder for folder in folders for name in image_names(root / folder)}
-    try:
+    with annotations(file):
         for image in _elements(file):
             name = f"{image['image_id']}.jpg"
             if name in present:
                 yield from _objects(image, root, f"{present[name]}/{name}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(file, error) from error
 
 
 def _objects(image: dict, root: Path, name: str) -> Stream:
     for found in image["objects"]:
         left, top = found["x"], found["y"]
-        box = (left, top, left + found["w"], top + found["h"])
+        box = checked_box(left, top, left + found["w"], top + found["h"])
         label = found["names"][0].strip().lower() if found["names"] else ""
         if label and large_enough(box):
             yield label, ImageItem(root, name, box)
@@ -78,7 +81,7 @@ def _elements(file: Path) -> Iterator[dict]:
             try:
                 element, position = decoder.raw_decode(text, position)
             except ValueError:
-                more = source.read(BLOCK)
+                more = source.read(max(BLOCK, len(text) - position))  # or a long one takes for ever
                 if not more:
                     raise
                 text, position = text[position:] + more, 0
