@@ -19,6 +19,7 @@ from torch import Tensor
 from airlib.clip_space.embedding_cache import embed_classes
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.clip_space.templates import sentences_of
+from airlib.errors import AirlibError
 from airlib.progress import track
 from airlib.seeding import rng as stream
 from airlib.studies.misalignment.datasets.folders import open_image_folder
