@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from airlib.errors import AirlibError
+from airlib.errors import AirlibError, printable
 from airlib.files import write_json, write_text
 from airlib.profiles import load_profile
 from airlib.reproduction.doctor import check_machine
@@ -138,5 +138,5 @@ def _has_graphics_card() -> bool:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")  # at once: several threads write
+    sys.stderr.write(f"{printable(message)}\n")  # at once: several threads write
     sys.stderr.flush()
