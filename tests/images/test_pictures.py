@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.images.pictures import MOST_PIXELS, read_picture
+from airlib.images.decoding import MOST_PIXELS
+from airlib.images.pictures import MANY_PIXELS, read_picture
 from airlib.seeding import rng
 
 
@@ -166,7 +167,7 @@ ANIMATED = dict(save_all=True, append_images=FRAMES[1:])
         (file_of(FRAMES[0], "WEBP", **ANIMATED), "several pictures"),
         (file_of(FRAMES[0], "TIFF", **ANIMATED), "several pictures"),
         (file_of(smooth(40, 15)), "has 40 x 15 pixels; 16 a side"),
-        (png_header(10_000, 5_001), "10000 x 5001 pixels, more than 50 million; make it smaller"),
+        (png_header(12_500, 12_500), "12500 x 12500 pixels, more than 150 million; make it small"),
         (png_header(100_000, 100_000), "replace or remove|make it smaller"),
         (file_of(Image.new("F", (20, 20)), "TIFF"), "32 bits per pixel"),
         (file_of(Image.new("I", (20, 20), 70_000), "TIFF"), "32 bits per pixel"),
@@ -191,7 +192,8 @@ def test_a_folder_is_no_picture(tmp_path):
 
 
 def test_the_limit_is_between_what_telephones_make_and_what_fills_the_memory():
-    assert 8064 * 6048 <= MOST_PIXELS < 2**32 / 64
+    assert 8064 * 6048 <= MANY_PIXELS < 2**32 / 64
+    assert 12_000 * 12_000 <= MOST_PIXELS < 2**30 / 6  # of 4 bytes, with room for what is made
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
