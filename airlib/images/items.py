@@ -71,9 +71,9 @@ class ImageItem:
     def read(self) -> Image.Image:
         """The picture in mode RGB, upright by its EXIF orientation, on white where transparent.
 
-        Of more than 50 million pixels, every 2 x 2 become one. Raises AirlibError, which names the
-        file, if it is missing, damaged, no image or too large (`opened`), or if the box lies
-        outside of the picture.
+        What has more than 50 million pixels comes out at half its size or less. Raises AirlibError,
+        which names the file, if it is missing, damaged, no image or too large (`opened`), or if the
+        box lies outside of the picture.
         """
         with opened(self.path, self.name) as file:
             return as_seen(file, self._region(file))

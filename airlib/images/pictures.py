@@ -26,7 +26,9 @@ from airlib.images.checks import checked_pictures
 from airlib.images.decoding import opened, reading
 
 LEAST_SIDE = 16  # pixels
-MANY_PIXELS = 50_000_000  # 48 megapixels of a telephone; what has more is read at half its size
+MANY_PIXELS = (
+    50_000_000  # 48 megapixels of a telephone; what has more is read at half its size or less
+)
 ROWS = 512  # at a time, where pixels are converted
 ORIENTATION = 0x0112  # in EXIF data
 
@@ -42,7 +44,7 @@ def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -
     The picture is turned upright by its EXIF orientation, put on white where it is transparent,
     made RGB, cut to the largest square around its middle, and scaled (bicubic, with antialiasing).
 
-    What has more than 50 million pixels is read at half its size.
+    What has more than 50 million pixels is read at half its size, or less (`as_seen`).
 
     Raises AirlibError for what is no picture, a damaged file, an animation, a side below 16 pixels,
     or more pixels than `airlib.images.decoding.opened` takes (150 million).
@@ -70,13 +72,15 @@ def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -
 def as_seen(image: Image.Image, region: Region | None = None) -> Image.Image:
     """An image, or a region of it, in mode RGB, upright by its EXIF orientation.
 
-    It is on white where it is transparent; of 16 bits the upper 8 count. Of more than 50 million
-    pixels, every 2 x 2 become one. Raises AirlibError for 32 bits per pixel, whose black and white
-    are not known.
+    It is on white where it is transparent; of 16 bits the upper 8 count. What has more than 50
+    million pixels comes out at half its size, or a quarter if it is a progressive JPEG. Raises
+    AirlibError for 32 bits per pixel, whose black and white are not known.
     """
     stored, orientation = image.size, image.getexif().get(ORIENTATION, 1)
     if image.width * image.height > MANY_PIXELS:
-        image.draft(None, (image.width // 2, image.height // 2))  # only a JPEG becomes smaller
+        # Only a JPEG becomes smaller; a progressive one keeps its coefficients beside its pixels.
+        parts = 4 if "progressive" in image.info else 2
+        image.draft(None, (image.width // parts, image.height // parts))
     factor = image.width / stored[0]
     left, top, right, bottom = region or (0, 0, *stored)
     region = (int(left * factor), int(top * factor), round(right * factor), round(bottom * factor))
