@@ -4,17 +4,23 @@
 safetensors with their configuration as JSON in the header, so a weight file says what it is.
 """
 
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from airlib.errors import AirlibError
 
 if TYPE_CHECKING:
     import torch
+
+LONGEST_LIST = 2**24  # bytes of the list of members in a zip: 150,000 or more
+LONGEST_HEADER = 2**22  # bytes of a safetensors header: 40,000 tensors or more
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -30,9 +36,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
         raise AirlibError(
-            f"cannot write in {path.parent}: {error.strerror}; choose a writable directory"
+            f"cannot write in {path.parent}: {reason}; choose a writable directory"
         ) from error
     os.close(handle)
     temporary = Path(name)
@@ -89,14 +96,57 @@ def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:
     if not path.is_file():
         raise AirlibError(f"no such file: {path}; check the path, or create it first")
     try:
+        with path.open("rb") as start:
+            if int.from_bytes(start.read(8), "little") > LONGEST_HEADER:
+                raise ValueError("its header is longer than any")
         with safe_open(path, framework="pt") as file:
             # Copies lie where PyTorch aligns them; in the file they lie anywhere, and the same
             # convolution of weights that are aligned otherwise may end in other bits.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
         config = json.loads(header["config"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if not isinstance(config, dict):
+            raise TypeError("its configuration is no dictionary")
+    except (SafetensorError, OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise AirlibError(
             f"{path} is damaged or not an airlib file ({type(error).__name__}); make it again"
         ) from error
     return tensors, config
+
+
+@contextmanager
+def open_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """Context that yields a zip to read from, once its list of members is known to be bearable.
+
+    Raises zipfile.BadZipFile if it is no zip, or has hundreds of thousands of members.
+    """
+    with Path(path).open("rb") as file:
+        listing = _ShortReads(file)
+        with zipfile.ZipFile(listing) as archive:
+            listing.longest = None
+            yield archive
+
+
+class _ShortReads(io.BufferedIOBase):
+    """A file of which at most `longest` bytes are read at a time; None: as many as one likes.
+
+    `zipfile` reads the list of members at once, before anybody can ask how many there are.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.longest: int | None = LONGEST_LIST
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.longest is not None and (size or 0) > self.longest:
+            raise zipfile.BadZipFile(f"it lists more members than fit in {self.longest:,} bytes")
+        return self.file.read(-1 if size is None else size)

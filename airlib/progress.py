@@ -13,6 +13,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from airlib.errors import printable
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -56,9 +58,9 @@ def track(
         total = len(iterable)
     seconds = 0.1 if live or sys.stderr.isatty() else 30.0
     items = None if iterable is None else _beating(iterable)
-    return bar(
-        items, desc=description, total=total, leave=leave, mininterval=seconds, disable=silent
-    )
+    named = printable(description)
+    named = printable(description)
+    return bar(items, desc=named, total=total, leave=leave, mininterval=seconds, disable=silent)
 
 
 def _beating(items: Iterable) -> Iterator:

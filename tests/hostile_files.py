@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from hostile_sizes import zip_of
 from nvlabs_pickles import pickled, pickled_tensorflow
 from pickle_assembly import (
     call,
@@ -199,6 +200,10 @@ def exhausting() -> dict[str, bytes]:
     doubling = b"]q\x00"
     for i in range(60):
         doubling += b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1])
+    nameless = b"}q\x01" + text("_modules") + b"}" + text("") + network(b"h\x01") + b"ss"
+    entries = b"}q\x00(" + b"".join(text(f"k{i}") + b"N" for i in range(60_000)) + b"u"
+    long_number = b"\x8b" + struct.pack("<i", 500_000) + b"\x01" * 500_000
+    numbers = b"(" + value(1 << 2000) + b"q\x09" + b"h\x09" * 200_000 + b"t"
     own_child = b"}q\x01" + text("_modules") + b"}" + text("x") + network(b"h\x01") + b"ss"
     ten = b"(" + b"".join(text(letter) + b"h\x02" for letter in "abcdefghij") + b"u"
     tree = b"".join(
@@ -246,6 +251,24 @@ def exhausting() -> dict[str, bytes]:
         "far memo": program(b"Nr\xff\xff\xff\xff"),
         "list in itself": file(b"]q\x00h\x00a"),
         "module in itself": file(network(own_child)),
+        "module in itself without a name": file(network(nameless)),
+        "keys of one hash": program(b"}(" + _colliding(b"N", 100_000) + b"u"),
+        "items of one hash": program(b"\x8f(" + _colliding(b"", 200_000) + b"\x90"),
+        "key of a long number": program(b"}" + value(1 << 2000) + b"Ns"),
+        "key of a megabyte": program(b"}" + text("a" * MEGABYTE) + b"Ns"),
+        "name of a megabyte": program(text("a" * MEGABYTE) + text("b") + b"\x93"),
+        "size of long numbers": parameter(
+            call("torch._utils._rebuild_tensor_v2", storage(), b"K\x00", numbers, numbers, b"\x89N")
+        ),
+        "size of a number of half a megabyte": parameter(
+            tensor(storage(), 0, (1,), (1,)).replace(value((1,)), b"(" + long_number + b"t")
+        ),
+        "array of many long numbers": _array_of(numbers),
+        "array of huge counts": _array_of(value((1 << 70, 0))),
+        "strides of huge counts": parameter(tensor(storage(), 0, (1, 1), (1 << 62, 1 << 62))),
+        "state again and again": program(
+            entries + call("dnnlib.tflib.network.Network") + b"h\x00b" * 100_000
+        ),
         "tree of ten to the thirty modules": program(
             b"}(" + text("x") + b"](" + tree + b"e" + text("G_ema") + b"h\x02u"
         ),
@@ -253,6 +276,20 @@ def exhausting() -> dict[str, bytes]:
         "empty stack": program(b"R"),
         "second stop": program(b"."),
     }
+
+
+def _colliding(value_code: bytes, count: int) -> bytes:
+    """Numbers that all have the hash 0, each followed by `value_code`."""
+    return b"".join(value(i * (2**61 - 1)) + value_code for i in range(count))
+
+
+def _array_of(shape: bytes) -> bytes:
+    """A file with a numpy array of the shape that some opcodes make."""
+    empty = call(
+        "numpy.core.multiarray._reconstruct", name("numpy", "ndarray"), value((0,)), text("b")
+    )
+    dtype = call("numpy.dtype", text("f4"))
+    return parameter(empty + b"(K\x01" + shape + dtype + b"\x89" + data(bytes(8)) + b"tb")
 
 
 def pickled_network(**changes: object) -> bytes:
@@ -333,6 +370,8 @@ def torch_files(shell: str) -> dict[str, bytes]:
         "torch: os.system before 1.6": storage_bytes(identifier=attack),
         "torch: reduce by a namespace": archive(call("argparse.Namespace", value({"a": 1}))),
         "torch: deep tuple as key": archive(deep),
+        "torch: zip of a million members": zip_of(1_000_000),
+        "torch: one storage as many tensors": _shared(),
         "torch: deep tuple as key before 1.6": storage_bytes(identifier=deep),
         "torch: declares 4 gigabytes": archive(identifier + huge, {"0": bytes(16)}),
         "torch: missing storage": archive(identifier + b"K\x04NtQ"),
@@ -348,6 +387,14 @@ def torch_files(shell: str) -> dict[str, bytes]:
         "torch: two programs": two_programs(),
         **{f"torch: cut at {p:.1%}": whole[: int(p * len(whole))] for p in (0.1, 0.5, 0.9, 0.999)},
     }
+
+
+def _shared() -> bytes:
+    """A hundred tensors over one storage: whoever copies them has a hundred times its size."""
+    count = 2**18
+    numbers = b"(" + text("storage") + name("torch", "HalfStorage") + text("0") + text("cpu")
+    shared = tensor(numbers + value(count) + b"NtQ", 0, (count,), (1,))
+    return archive(b"](" + shared * 100 + b"e", {"0": bytes(2 * count)})
 
 
 def zip_of_nothing() -> bytes:

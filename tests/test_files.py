@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from airlib.errors import AirlibError
-from airlib.files import load_tensors, save_tensors, write_atomically, write_json
+from airlib.files import LONGEST_HEADER, load_tensors, save_tensors, write_atomically, write_json
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "h": torch.ones(4).half()}
 
@@ -123,6 +123,10 @@ def test_a_pickle_under_a_safe_name_is_refused_and_not_run(tmp_path):
         b'{"__metadata__": {"other": "{}"}}',
         b'{"a": {"dtype": "F32", "shape": [1000000], "data_offsets": [0, 4000000]}}',
         b"[1, 2]",
+        b'{"__metadata__": {"config": "' + b"[" * 100_000 + b'"}}',
+        b'{"__metadata__": {"config": "null"}}',
+        b'{"__metadata__": {"config": "[3]"}}',
+        b'{"__metadata__": {"config": "{}"}}' + b" " * LONGEST_HEADER,
     ],
 )
 def test_hostile_headers_are_refused(tmp_path, header):
@@ -133,3 +137,25 @@ def test_hostile_headers_are_refused(tmp_path, header):
     path.write_bytes(struct.pack("<Q", 1 << 62) + header)
     with pytest.raises(AirlibError, match="damaged or not an airlib file"):
         load_tensors(path)
+
+
+def test_names_cannot_write_to_the_terminal(tmp_path):
+    """Escape codes, line breaks and characters that turn the direction appear as text."""
+    for name, shown in (
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\nairlib: verified", r"a\nairlib: verified"),
+        ("\u202egnp", r"\u202egnp"),
+        ("\udcff", r"\udcff"),
+        ("schöne Bilder 写真", "schöne Bilder 写真"),
+    ):
+        with pytest.raises(AirlibError) as caught:
+            load_tensors(tmp_path / name)
+        assert f"no such file: {tmp_path}/{shown};" in str(caught.value)
+        assert str(caught.value).isprintable()
+
+
+def test_a_name_with_a_nul_is_one_error(tmp_path):
+    with pytest.raises(AirlibError, match=r"no such file: .*\\x00"):
+        load_tensors(tmp_path / "a\0b")
+    with pytest.raises(AirlibError, match="null byte; choose a writable directory"):
+        write_json(tmp_path / "a\0b", {})

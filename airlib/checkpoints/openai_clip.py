@@ -30,9 +30,10 @@ from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.torch_files import TorchMachine, run_archive
 from airlib.checkpoints.unpickling import errors_of, regular_file
 from airlib.errors import AirlibError
+from airlib.files import open_zip
 
 SOURCE = "OpenAI CLIP archive (TorchScript)"
-MAX_MODULES = 10_000  # the largest CLIP has about 600; a small file could nest without end
+LONGEST_NAME = 500  # characters of a tensor's dotted name; CLIP's have 60
 
 
 def read_openai_clip(path: str | Path) -> Imported:
@@ -51,7 +52,7 @@ def is_torchscript(path: str | Path) -> bool:
     """Whether a file is a zip with a TorchScript program inside."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with errors_of(Path(path), "zip"), open_zip(path) as archive:
         members = archive.namelist()
     return any(name.endswith("/data.pkl") for name in members) and any(
         re.fullmatch(r"[^/]+/code/.*", name) for name in members
@@ -69,7 +70,7 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
             f"{path} is no TorchScript archive, or it is damaged; `airlib import {path}` says what "
             "it is"
         )
-    with errors_of(path, "TorchScript archive"), zipfile.ZipFile(path) as archive:
+    with errors_of(path, "TorchScript archive"), open_zip(path) as archive:
         return _named_tensors(_read_tree(archive, Budget(path.stat().st_size)))
 
 
@@ -117,11 +118,10 @@ def _read_tree(archive: zipfile.ZipFile, budget: Budget) -> object:
 
 def _named_tensors(root: object) -> dict[str, Tensor]:
     """All tensors below a module, by dotted name."""
-    tensors, waiting, seen = {}, [("", root)], 0
+    tensors, waiting = {}, [("", root)]
     while waiting:
         prefix, module = waiting.pop()
-        seen += 1
-        if seen > MAX_MODULES or not isinstance(module, _Module):
+        if len(prefix) > LONGEST_NAME or not isinstance(module, _Module):
             raise UnpicklingError("is not a tree of modules")
         for name, value in module.attributes.items():
             if isinstance(value, Tensor):

@@ -5,7 +5,8 @@ subclass says in `calls` what "calling" a name builds; any other name, opcode or
 the program with `pickle.UnpicklingError`. Opcodes are those that protocols 2 to 4 write.
 
 A length is compared with the bytes that are left before memory is reserved, long byte strings stay
-in the file until they are needed, and `Budget` bounds what a small file can unpack to.
+in the file until they are needed, and `Budget` bounds what a small file can unpack to. What comes
+out can be walked through: it does not contain itself (`airlib.checkpoints.finite_data`).
 """
 
 import os
@@ -17,18 +18,23 @@ from io import BufferedIOBase
 from pickle import UnpicklingError
 from typing import Any
 
+from airlib.checkpoints.finite_data import check_finite
+
 MAX_OPCODES = 500_000  # ten times those of a 1024 px StyleGAN2 pickle with G, D and G_ema
+GROWTH = 5  # bytes unpacked per byte of the file: its storages, and the tensors that share them
+LONGEST_KEY = 1000  # characters
+LONGEST_NAME = 512  # characters; a line of a program has 256
 
 
-@dataclass
 class Budget:
     """How many bytes one file may still unpack to, and how many opcodes it may still run.
 
-    A file and the programs inside it share one budget.
+    size: bytes of the file. A file and the programs inside it share one budget.
     """
 
-    bytes: int
-    opcodes: int = MAX_OPCODES
+    def __init__(self, size: int):
+        self.bytes = GROWTH * size
+        self.opcodes = MAX_OPCODES
 
     def spend(self, size: int) -> None:
         """Take `size` bytes from the budget; UnpicklingError if it does not have them."""
@@ -133,7 +139,10 @@ class Machine:
         self.memo: dict[int, object] = {}
 
     def run(self) -> Any:
-        """Run the program to its end and return what it builds, of whatever type that is."""
+        """Run the program to its end and return what it builds, of whatever type that is.
+
+        The result has no cycles and is no deeper or larger than the data of a network.
+        """
         for opcode, argument in self.source.opcodes(self.budget):
             if opcode in VALUES:
                 self.stack.append(argument)
@@ -141,7 +150,9 @@ class Machine:
                 INSTRUCTIONS[opcode](self, argument)
             else:
                 raise UnpicklingError(f"uses the pickle opcode {opcode}, which no network needs")
-        return self.stack.pop()
+        result = self.stack.pop()
+        check_finite(result)
+        return result
 
     # -- what a subclass decides -------------------------------------------------------------------
     def build(self, target: object, state: Any) -> None:
@@ -179,10 +190,16 @@ class Machine:
         """Note the top of the stack in the memo under `index`."""
         self.memo[index] = self.stack[-1]
 
-    def name(self, module: str, name: str) -> None:
-        """Put the global MODULE.NAME on the stack, if `calls` has it."""
+    def look_up(self, module: object, name: object) -> None:
+        """Put the global MODULE.NAME on the stack, once both are known to be text of a line."""
         if type(module) is not str or type(name) is not str:
             raise TypeError("a name is not text")
+        if len(module) + len(name) > LONGEST_NAME:
+            raise UnpicklingError("asks for a name longer than any")
+        self.name(module, name)
+
+    def name(self, module: str, name: str) -> None:
+        """Put the global MODULE.NAME on the stack, if `calls` has it."""
         full_name = f"{module}.{name}"
         if full_name not in self.calls:
             raise UnpicklingError(f"asks for {full_name[:100]!r}, which no network needs")
@@ -217,11 +234,15 @@ class Machine:
 def key(value: object) -> str | int:
     """Return `value` if it may be the key of a dictionary or an item of a set: text or a number.
 
-    Raises UnpicklingError for all else: to hash a deeply nested tuple would overflow the C stack.
+    Raises UnpicklingError for all else: to hash a deeply nested tuple would overflow the C stack,
+    numbers of 61 bits and more can all have the same hash, and a name longer than 1000 characters
+    makes names of modules below it that fill the memory.
     """
-    if not isinstance(value, str | int):
-        raise UnpicklingError("uses a key that is neither text nor a number")
-    return value
+    if isinstance(value, str) and len(value) <= LONGEST_KEY:
+        return value
+    if isinstance(value, int) and value.bit_length() < 61:
+        return value
+    raise UnpicklingError("uses a key that is neither a name nor a small number")
 
 
 # Byte -> name of the opcode and how its argument is read.
@@ -229,8 +250,9 @@ READERS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
     op.code.encode("latin-1"): (op.name, op.arg.reader if op.arg else None)
     for op in pickletools.opcodes
 }
-# Opcodes that push their argument, and what all others do.
-VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINBYTES"}
+# Opcodes that push their argument, and what all others do. LONG4, for numbers of more than 255
+# bytes, is missing: to calculate with such takes as long as a file likes.
+VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINBYTES"}
 VALUES |= {"BINBYTES", "BINBYTES8", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 VALUES |= {"SHORT_BINSTRING"}  # text of Python 2
 INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
@@ -258,8 +280,8 @@ INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
     "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
     "BINGET": lambda m, index: m.push(m.memo[index]),
     "LONG_BINGET": lambda m, index: m.push(m.memo[index]),
-    "GLOBAL": lambda m, name: m.name(*name.split(" ")),
-    "STACK_GLOBAL": lambda m, _: m.name(*m.pop(2)),
+    "GLOBAL": lambda m, name: m.look_up(*name.split(" ")),
+    "STACK_GLOBAL": lambda m, _: m.look_up(*m.pop(2)),
     "REDUCE": lambda m, _: m.call(),
     "NEWOBJ": lambda m, _: m.call(),
     "BUILD": lambda m, _: m.set_state(),

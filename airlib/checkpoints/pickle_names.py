@@ -35,6 +35,8 @@ STORAGES = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
+MOST_DIMENSIONS = 8
+LARGEST_COUNT = 2**48
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
 
 
@@ -92,18 +94,24 @@ def _tensor(
     machine: Machine, storage: Tensor, offset: int, size: tuple, stride: tuple, *_unused: object
 ) -> Tensor:
     """The range of `storage` that torch's `_rebuild_tensor_v2` would take."""
-    _check_counts(offset, *size, *stride)
-    if len(size) != len(stride) or len(size) > 8:
+    _check_counts((offset,))
+    _check_counts(size)
+    _check_counts(stride)
+    if len(size) != len(stride):
         raise ValueError(f"a tensor of {len(size)} dimensions has {len(stride)} strides")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     count = math.prod(size)
     if count > len(storage) or (count and last >= len(storage)):
         raise ValueError(f"a tensor of {count} numbers reaches beyond its storage")
+    machine.budget.spend(count * storage.itemsize)  # whoever reads the file may copy it
     return storage.as_strided(size, stride, offset)
 
 
-def _check_counts(*values: object) -> None:
-    if not all(type(value) is int and value >= 0 for value in values):
+def _check_counts(values: tuple) -> None:
+    """Refuse what is no shape, before anybody calculates with it."""
+    if type(values) is not tuple or len(values) > MOST_DIMENSIONS:
+        raise ValueError(f"a shape is not a tuple of at most {MOST_DIMENSIONS} counts")
+    if not all(type(value) is int and 0 <= value < LARGEST_COUNT for value in values):
         raise ValueError("the shape of a tensor is not made of counts")
 
 
@@ -178,7 +186,7 @@ class DataMachine(Machine):
             target.byte_order = byte_order
         elif isinstance(target, np.ndarray):
             _version, shape, dtype, fortran, value = state
-            _check_counts(*shape)
+            _check_counts(shape)
             data = _data_of(self, value)
             numbers = dtype.array(data)
             if numbers.size != math.prod(shape):

@@ -69,10 +69,11 @@ def translate(
     """
     result: dict[str, Tensor] = {}
     unknown, doubled = [], []
-    for name, tensor in ((str(key), tensor) for key, tensor in source.items()):
-        if _reason(name, ignored):
-            continue
-        matches = [(match, rule) for rule in table if (match := re.fullmatch(rule[0], name))]
+    used = {str(key): value for key, value in source.items() if not _reason(str(key), ignored)}
+    _check_number(path, used, targets)
+    patterns = [(re.compile(rule[0]), rule) for rule in table]
+    for name, tensor in used.items():
+        matches = [(match, rule) for known, rule in patterns if (match := known.fullmatch(name))]
         if not matches:
             unknown.append(name)
         for match, (_, target, transform) in matches:
@@ -89,6 +90,15 @@ def translate(
     wrong = [f"{name} {found[name]} instead of {list(targets[name])}" for name in wrong]
     _complain(path, "holds tensors of other shapes than our network", wrong)
     return result
+
+
+def _check_number(path: str | Path, used: Mapping, targets: Mapping) -> None:
+    """Refuse what has far more tensors than our network before each meets every rule."""
+    if len(used) > 2 * len(targets):
+        raise AirlibError(
+            f"{path} holds {len(used)} tensors and our network only {len(targets)}; it has another "
+            "architecture, or it is not the file you meant"
+        )
 
 
 def _single(tensor: Tensor) -> Tensor:

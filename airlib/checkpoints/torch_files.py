@@ -78,6 +78,7 @@ class TorchMachine(DataMachine):
 
     def build(self, target: object, state: Any) -> None:
         if isinstance(target, argparse.Namespace) and isinstance(state, dict):
+            self.budget.spend(len(state))
             vars(target).update(state)
         else:
             super().build(target, state)

@@ -29,6 +29,7 @@ from airlib.checkpoints.pickle_machine import Blob, Budget, Machine, Source
 from airlib.checkpoints.pickle_names import DataMachine, opened
 from airlib.checkpoints.torch_files import read_archive, read_legacy
 from airlib.errors import AirlibError
+from airlib.files import open_zip
 
 # What a program that makes no sense raises, besides UnpicklingError.
 NONSENSE = (
@@ -68,7 +69,7 @@ def read_pickle(path: str | Path) -> Any:
     with errors_of(path, "NVIDIA pickle"), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         _check_start(file)
-        return _NvidiaMachine(Source(file, size), Budget(2 * size)).run()
+        return _NvidiaMachine(Source(file, size), Budget(size)).run()
 
 
 def read_torch(path: str | Path) -> Any:
@@ -83,10 +84,10 @@ def read_torch(path: str | Path) -> Any:
         if not zipfile.is_zipfile(file):
             file.seek(0)
             _check_start(file)
-            return read_legacy(Source(file, size), Budget(2 * size))
-        with zipfile.ZipFile(file) as archive:
+            return read_legacy(Source(file, size), Budget(size))
+        with open_zip(path) as archive:
             _check_archive(archive, path)
-            return read_archive(archive, Budget(2 * size))
+            return read_archive(archive, Budget(size))
 
 
 @contextmanager
@@ -226,6 +227,7 @@ class _NvidiaMachine(DataMachine):
 
     def build(self, target: object, state: Any) -> None:
         if isinstance(target, PersistentObject | TensorFlowNetwork) and isinstance(state, dict):
+            self.budget.spend(len(state))
             target.state.update(state)
         elif not isinstance(target, PersistentObject):  # one without a __dict__ has other states
             super().build(target, state)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from airlib import __version__
+from airlib.errors import printable
 
 SUMMARY = "Zero-shot generative model adaptation, reproduced in notebooks."
 USAGE = 2  # the exit code for wrong arguments
@@ -187,5 +188,10 @@ def _count(text: str) -> int:
 
 def fail(message: str, code: int) -> int:
     """Say `message` in one line on stderr; returns `code`."""
-    print("airlib: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    print("airlib: " + printable(" ".join(message.split())), file=sys.stderr, flush=True)
     return code
+
+
+def say(line: object) -> None:
+    """Print one line of data, whatever characters a stranger's file has in its names."""
+    print(printable(str(line)), flush=True)

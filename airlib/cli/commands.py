@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from airlib.cli.arguments import build_parser, fail
+from airlib.cli.arguments import build_parser, fail, say
 from airlib.errors import AirlibError
 
 SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130
@@ -51,7 +51,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         notebooks=options.notebooks,
         jobs=options.jobs,
     )
-    print(report)
+    say(report)
     return SUCCESS
 
 
@@ -59,7 +59,7 @@ def _publish(options: argparse.Namespace) -> int:
     from airlib.reproduction.publish import publish
 
     for path in publish(options.profile, options.out, options.notebooks):
-        print(path)
+        say(path)
     return SUCCESS
 
 
@@ -97,7 +97,7 @@ def _sweep(options: argparse.Namespace) -> int:
     path, errors = run_plan(plan, out, options.workers, options.scheduler)
     for name, error in errors.items():
         fail(f"{name}: {error}", FAILURE)
-    print(path)
+    say(path)
     return FAILURE if errors else SUCCESS
 
 
@@ -106,15 +106,20 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     out = results_file(options.what, options.protocol, options.out)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"airlib: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: _warn(str(message))
         report = evaluate_path(
             options.what, pair=options.pair, references=options.references, profile=options.profile,
             protocol=options.protocol, samples=options.samples, resize=options.resize,
             images_to=options.save_images,
         )  # fmt: skip
     path = report.save(out)
-    print(f"{report.table()}\nfile: {path}")
+    print(report.table())
+    say(f"file: {path}")
     return SUCCESS
+
+
+def _warn(message: str) -> None:
+    fail(message, SUCCESS)
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -130,7 +135,7 @@ def _fetch(options: argparse.Namespace) -> int:
     for finding in store.fetch(options.profile, options.only):
         name = f"{finding.asset.name}/{finding.file.file}"
         if finding.state == store.PRESENT:
-            print(f"{name}: {finding.text}", flush=True)
+            say(f"{name}: {finding.text}")
         else:
             code = fail(f"{name}: {finding.text}", FAILURE)
     return code
@@ -144,8 +149,8 @@ def _import(options: argparse.Namespace) -> int:
         options.activation,
     )  # fmt: skip
     for name, value in describe(path).items():
-        print(f"{name}: {json.dumps(value) if isinstance(value, dict | list) else value}")
-    print(f"file: {path}")
+        say(f"{name}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+    say(f"file: {path}")
     return SUCCESS
 
 
@@ -160,7 +165,7 @@ def _doctor(options: argparse.Namespace) -> int:
         found["notebooks"] = "none"
         problems.append(str(error))
     for name, value in found.items():
-        print(f"{name}: {value}")
+        say(f"{name}: {value}")
     for problem in problems:
         fail(problem, FAILURE)
     return FAILURE if problems else SUCCESS

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.experiments.runs import SHIPPED_ADAPTATIONS, Run
 from airlib.files import write_atomically
-from airlib.images.pictures import reading, rgb, to_tensor
+from airlib.images.decoding import opened
+from airlib.images.pictures import rgb, to_tensor
 from airlib.showing.export import save_png
 from airlib.worlds.base import World
 
@@ -46,5 +46,5 @@ def portraits(run: Run, world: World) -> Tensor:
     path = run.file(".png")
     if not path.exists():
         raise AirlibError(f"no portraits of {run.stem.name} are shipped; adapt it here")
-    with reading(path.name), Image.open(path) as strip:
+    with opened(path, path.name) as strip:
         return torch.stack(to_tensor(rgb(strip)).chunk(PORTRAITS, dim=2))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from airlib.errors import printable
 from airlib.evaluation.comparison import contrasts, sentence
 from airlib.evaluation.features import LABELS
 from airlib.evaluation.protocols import Scores
@@ -69,9 +70,10 @@ class Report:
             pair, method, seed = one.owner
             what = " ".join(str(part) for part in (method, pair and f"on {pair}") if part)
             by_seed = "" if seed is None else f", seed {seed}"
-            lines += [f"{one.name}: {what}{by_seed}, protocol {self.protocol}"]
+            lines += [printable(f"{one.name}: {what}{by_seed}, protocol {self.protocol}")]
             lines += _columns([_row(metric) for metric in one.scores.metrics])
-            lines += [f"  not measured: {k}: {why}" for k, why in one.scores.omitted.items()]
+            omitted = one.scores.omitted.items()
+            lines += [printable(f"  not measured: {k}: {why}") for k, why in omitted]
         return "\n".join(lines + self.comparison())
 
     def comparison(self) -> list[str]:

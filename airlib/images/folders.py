@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from airlib.errors import AirlibError
+from airlib.errors import AirlibError, printable
 from airlib.files import write_atomically
 from airlib.images.items import ImageItem
 from airlib.images.pictures import square, to_bytes, to_tensor
@@ -101,8 +101,10 @@ def open_image_set(
     _check_sizes(items, sizes)
     if skipped:
         warnings.warn(
-            f"{folder.name}: skipped {len(skipped)} of {len(skipped) + len(items)} images, which "
-            f"cannot be read; the first is {skipped[0]}",
+            printable(
+                f"{folder.name}: skipped {len(skipped)} of {len(skipped) + len(items)} images, "
+                f"which cannot be read; the first is {skipped[0]}"
+            ),
             stacklevel=2,
         )
     return ImageSet(folder.name, tuple(items), sizes[0], resize, tuple(skipped))

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from airlib.images.pictures import FORMATS, reading, rgb
+from airlib.images.decoding import opened
+from airlib.images.pictures import Region, as_seen
 
 # Smaller objects are left out: CLIP enlarges its input to 224 pixels, and MS COCO itself calls an
 # object of less than 32 x 32 pixels small. The paper states no minimum; this one is our choice.
@@ -70,22 +71,23 @@ class ImageItem:
     def read(self) -> Image.Image:
         """The picture in mode RGB, upright by its EXIF orientation, on white where transparent.
 
-        Raises AirlibError, which names the file, if it is missing, damaged or no image, or if the
+        What has more than 50 million pixels comes out at half its size or less. Raises AirlibError,
+        which names the file, if it is missing, damaged, no image or too large (`opened`), or if the
         box lies outside of the picture.
         """
-        with reading(self.name), Image.open(self.path, formats=FORMATS) as file:
-            return rgb(ImageOps.exif_transpose(self._cut(file)))
+        with opened(self.path, self.name) as file:
+            return as_seen(file, self._region(file))
 
-    def _cut(self, image: Image.Image) -> Image.Image:
+    def _region(self, image: Image.Image) -> Region | None:
         if self.box is None:
-            return image
+            return None
         width, height = image.size if self.unit == "fractions" else (1, 1)
         left, top, right, bottom = self.box
         left, right = (min(max(round(x * width), 0), image.width) for x in (left, right))
         top, bottom = (min(max(round(y * height), 0), image.height) for y in (top, bottom))
         if left >= right or top >= bottom:
             raise ValueError(f"the box {self.box} lies outside of {image.width} x {image.height}")
-        return image.crop((left, top, right, bottom))
+        return left, top, right, bottom
 
 
 def large_enough(box: Box, smallest: float = SMALLEST_BOX) -> bool:

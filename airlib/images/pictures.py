@@ -12,10 +12,6 @@ and an encoder inverts others badly: cut a photograph before, so that the head, 
 the middle half of a square, the eyes a little above its middle.
 """
 
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -27,13 +23,16 @@ from torch import Tensor
 
 from airlib.errors import AirlibError
 from airlib.images.checks import checked_pictures
+from airlib.images.decoding import opened, reading
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow runs programs for others
 LEAST_SIDE = 16  # pixels
-MOST_PIXELS = 50_000_000  # 48 megapixels of a telephone; a picture in memory has 4 bytes for each
-_DAMAGED = (OSError, EOFError, ValueError, SyntaxError, LookupError, TypeError, struct.error,
-            Image.DecompressionBombError)  # fmt: skip
-"""What Pillow raises for files that are no image, or a damaged or dangerous one."""
+MANY_PIXELS = (
+    50_000_000  # 48 megapixels of a telephone; what has more is read at half its size or less
+)
+ROWS = 512  # at a time, where pixels are converted
+ORIENTATION = 0x0112  # in EXIF data
+
+Region = tuple[int, int, int, int]  # left, top, right, bottom, in pixels as stored
 
 
 def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -> Tensor:
@@ -45,8 +44,10 @@ def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -
     The picture is turned upright by its EXIF orientation, put on white where it is transparent,
     made RGB, cut to the largest square around its middle, and scaled (bicubic, with antialiasing).
 
+    What has more than 50 million pixels is read at half its size, or less (`as_seen`).
+
     Raises AirlibError for what is no picture, a damaged file, an animation, a side below 16 pixels,
-    or more than 50 million pixels.
+    or more pixels than `airlib.images.decoding.opened` takes (150 million).
     """
     if isinstance(source, Tensor):
         return _from_tensor(source, size)
@@ -64,25 +65,44 @@ def read_picture(source: str | Path | bytes | Image.Image | Tensor, size: int) -
         raise AirlibError(
             f"a {type(source).__name__} is no picture; pass a path, bytes, a PIL image or a tensor"
         )
-    with reading(name), Image.open(file, formats=FORMATS) as image:
+    with opened(file, name) as image:
         return _from_image(image, name, size)
 
 
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Context for opening and decoding an image: what Pillow raises becomes an AirlibError.
+def as_seen(image: Image.Image, region: Region | None = None) -> Image.Image:
+    """An image, or a region of it, in mode RGB, upright by its EXIF orientation.
 
-    name: what the error calls the image. Pillow's warnings are dropped; most are of damaged EXIF
-    data.
+    It is on white where it is transparent; of 16 bits the upper 8 count. What has more than 50
+    million pixels comes out at half its size, or a quarter if it is a progressive JPEG. Raises
+    AirlibError for 32 bits per pixel, whose black and white are not known.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except _DAMAGED as error:
-        raise AirlibError(
-            f"cannot read the image {name} ({error}); replace or remove it"
-        ) from error
+    stored, orientation = image.size, image.getexif().get(ORIENTATION, 1)
+    if image.width * image.height > MANY_PIXELS:
+        # Only a JPEG becomes smaller; a progressive one keeps its coefficients beside its pixels.
+        parts = 4 if "progressive" in image.info else 2
+        image.draft(None, (image.width // parts, image.height // parts))
+    factor = image.width / stored[0]
+    left, top, right, bottom = region or (0, 0, *stored)
+    region = (int(left * factor), int(top * factor), round(right * factor), round(bottom * factor))
+    seen = _converted(image, region)
+    if orientation == 1:
+        return seen
+    seen.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(seen)
+
+
+def _converted(image: Image.Image, region: Region) -> Image.Image:
+    """A region in mode RGB, at half its size if it is large; some rows at a time, as each colour
+    model on the way has four bytes per pixel.
+    """
+    left, top, right, bottom = region
+    width, height = right - left, bottom - top
+    step = 2 if width * height > MANY_PIXELS else 1
+    result = Image.new("RGB", (-(-width // step), -(-height // step)))
+    for row in range(0, height, ROWS):
+        strip = image.crop((left, top + row, right, top + min(row + ROWS, height)))
+        result.paste(rgb(strip).reduce(step), (0, row // step))
+    return result
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -124,7 +144,7 @@ def _from_image(image: Image.Image, name: str, size: int) -> Tensor:
     several = getattr(image, "is_animated", False)
     if several and image.format != "MPO":  # there the others are previews of a camera
         raise AirlibError(f"{name} holds several pictures; save the one that you mean by itself")
-    return to_tensor(square(rgb(ImageOps.exif_transpose(image)), size))[None]
+    return to_tensor(square(as_seen(image), size))[None]
 
 
 def _from_tensor(pixels: Tensor, size: int) -> Tensor:
@@ -151,9 +171,4 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise AirlibError(
             f"{name} has {width} x {height} pixels; {LEAST_SIDE} a side are the least to see "
             "anything in"
-        )
-    if width * height > MOST_PIXELS:
-        raise AirlibError(
-            f"{name} has {width} x {height} pixels, more than {MOST_PIXELS / 1e6:g} million; "
-            "make it smaller"
         )

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from airlib.errors import AirlibError
+from airlib.errors import AirlibError, printable
 from airlib.files import write_json, write_text
 from airlib.profiles import load_profile
 from airlib.progress import about
@@ -146,5 +146,5 @@ def _has_graphics_card() -> bool:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")  # at once: several threads write
+    sys.stderr.write(f"{printable(message)}\n")  # at once: several threads write
     sys.stderr.flush()

@@ -9,7 +9,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hostile_sizes
 import pytest
+from budgets import outcomes
 
 from airlib.assets.archives import GROWTH, is_archive, unpack
 from airlib.errors import AirlibError
@@ -205,3 +207,40 @@ def test_damage_anywhere_leaves_nothing_behind(folder, kind):
             assert found <= set(FILES.values()) or kind != "a.zip"
             shutil.rmtree(folder / "photos")
     assert refusals > 20
+
+
+UNPACK = """
+from airlib.assets.archives import unpack
+def read(path):
+    unpack(path, "photos")
+"""
+
+
+@pytest.mark.slow
+def test_archives_of_endless_size_end_within_the_budget(folder):
+    """Those that are refused leave nothing; of 30,000 empty files in a zip one may think as one
+    likes, as it has as many entries.
+    """
+    contents = hostile_sizes.archives()
+    paths = []
+    for name, content in contents.items():
+        paths.append(folder / name / "a" / name)
+        paths[-1].parent.mkdir(parents=True)
+        paths[-1].write_bytes(content)
+    for path, outcome in zip(paths, outcomes(UNPACK, paths).values(), strict=True):
+        assert outcome.startswith(f"{path} cannot be unpacked") or "empty files" in path.name, (
+            f"{path.name}: {outcome}"
+        )
+        assert list(path.parent.iterdir()) == [path] or outcome == "read"
+
+
+def test_long_names_and_attributes_of_an_honest_tar(folder):
+    name = "photos/" + "x" * 150 + "/" + "y" * 200 + "é.jpg"
+    for kind, layout in (("gnu.tar", tarfile.GNU_FORMAT), ("pax.tar.gz", tarfile.PAX_FORMAT)):
+        mode = "w:gz" if kind.endswith("gz") else "w"
+        with tarfile.open(folder / kind, mode, format=layout) as archive:
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"abc"))
+        assert everything(unpack(folder / kind, "photos")) == {name.removeprefix("photos/"): b"abc"}
+        shutil.rmtree(folder / "photos")

@@ -15,6 +15,7 @@ import hostile_files
 import numpy as np
 import pytest
 import torch
+from budgets import outcomes
 from pickle_assembly import call, storage_bytes, text, value
 from pickle_assembly import name as named
 
@@ -109,6 +110,30 @@ print(json.dumps([refused, peak() - before]))
     refused, grown = json.loads(run.stdout)
     assert refused == 2 * len(NAMES)
     assert grown < 128 * 2**20
+
+
+READ_ALL = """
+from airlib.checkpoints.nvlabs import read_nvlabs
+from airlib.checkpoints.unpickling import read_torch
+def read(path):
+    try:
+        read_nvlabs(path)
+    except AirlibError:
+        read_torch(path)
+"""
+
+
+def test_no_file_of_the_corpus_runs_over_the_budget(corpus):
+    for name, outcome in outcomes(READ_ALL, sorted(corpus.iterdir())).items():
+        assert outcome.startswith(str(corpus / name)), f"{name}: {outcome}"
+
+
+def test_what_a_pickle_holds_twice_is_read_once(tmp_path):
+    """Sharing is honest, as long as nothing contains itself."""
+    shared = [1, [2]]
+    (tmp_path / "file").write_bytes(pickle.dumps({"a": shared, "b": (shared, shared)}))
+    read = read_pickle(tmp_path / "file")
+    assert read == {"a": shared, "b": (shared, shared)} and read["a"] is read["b"][0]
 
 
 def test_paths_that_are_no_files(tmp_path):

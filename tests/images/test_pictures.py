@@ -1,17 +1,22 @@
 """Pictures from users: one rule for every kind of file, and one sentence for what is no picture."""
 
+import os
 import struct
 import zlib
 from io import BytesIO
 
+import hostile_sizes
 import numpy as np
 import pytest
 import torch
+from budgets import outcomes
 from PIL import Image
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.images.pictures import MOST_PIXELS, read_picture
+from airlib.images.decoding import MOST_PIXELS
+from airlib.images.items import ImageItem
+from airlib.images.pictures import MANY_PIXELS, as_seen, read_picture
 from airlib.seeding import rng
 
 
@@ -166,7 +171,7 @@ ANIMATED = dict(save_all=True, append_images=FRAMES[1:])
         (file_of(FRAMES[0], "WEBP", **ANIMATED), "several pictures"),
         (file_of(FRAMES[0], "TIFF", **ANIMATED), "several pictures"),
         (file_of(smooth(40, 15)), "has 40 x 15 pixels; 16 a side"),
-        (png_header(10_000, 5_001), "10000 x 5001 pixels, more than 50 million; make it smaller"),
+        (png_header(12_500, 12_500), "12500 x 12500 pixels, more than 150 million; make it small"),
         (png_header(100_000, 100_000), "replace or remove|make it smaller"),
         (file_of(Image.new("F", (20, 20)), "TIFF"), "32 bits per pixel"),
         (file_of(Image.new("I", (20, 20), 70_000), "TIFF"), "32 bits per pixel"),
@@ -191,7 +196,8 @@ def test_a_folder_is_no_picture(tmp_path):
 
 
 def test_the_limit_is_between_what_telephones_make_and_what_fills_the_memory():
-    assert 8064 * 6048 <= MOST_PIXELS < 2**32 / 64
+    assert 8064 * 6048 <= MANY_PIXELS < 2**32 / 64
+    assert 12_000 * 12_000 <= MOST_PIXELS < 2**30 / 6  # of 4 bytes, with room for what is made
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
@@ -206,3 +212,91 @@ def test_damaged_files_give_a_picture_or_the_one_error(kind):
             assert read_picture(bytes(content), 16).shape == (1, 3, 16, 16)
         except AirlibError:
             continue
+
+
+# --- large ones, and those that only say so
+
+
+READERS = """
+from airlib.images.items import ImageItem
+from airlib.images.pictures import read_picture
+def read(path):
+    read_picture(path, 64)
+"""
+
+
+@pytest.mark.slow
+def test_hostile_pictures_are_refused_within_the_budget(tmp_path):
+    paths = [tmp_path / name for name in hostile_sizes.pictures()]
+    for path, content in zip(paths, hostile_sizes.pictures().values(), strict=True):
+        path.write_bytes(content)
+    for name, outcome in outcomes(READERS, paths).items():
+        assert name in outcome and "\n" not in outcome, outcome
+
+
+@pytest.mark.slow
+def test_honest_pictures_of_12000_pixels_open_within_the_budget(tmp_path):
+    photograph = Image.new("RGB", (12_000, 12_000), (9, 80, 200))
+    contents = {
+        "RGB.png": hostile_sizes.png(12_000, 12_000),
+        "RGBA.png": hostile_sizes.png(12_000, 12_000, colour=6),
+        "baseline.jpg": file_of(photograph, "JPEG"),
+        "progressive.jpg": file_of(photograph, "JPEG", progressive=True, subsampling=0),
+    }
+    paths = [tmp_path / name for name in contents]
+    for path in paths:
+        path.write_bytes(contents[path.name])
+    assert outcomes(READERS, paths) == dict.fromkeys(contents, "read")
+
+
+def test_pipes_and_devices_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(AirlibError, match=f"{name} .it is no file"):
+            read_picture(tmp_path / name, 64)
+        with pytest.raises(AirlibError, match=f"{name} .it is no file"):
+            ImageItem(tmp_path, name).read()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_rows_that_are_converted_one_after_the_other_are_the_whole_picture(mode):
+    """In a picture of several batches of rows, turned by its EXIF orientation."""
+    levels = np.arange(1500 * 40).reshape(1500, 40)
+    wide = Image.fromarray(levels.astype(np.uint16)) if mode == "I;16" else smooth(40, 1500)
+    image = wide if wide.mode == mode else wide.convert(mode)
+    expected = (levels >> 8).astype(np.uint8) if mode == "I;16" else np.array(image.convert("RGB"))
+    image.getexif()[0x0112] = 6
+    turned = as_seen(image)
+    assert turned.size == (1500, 40)
+    upright = np.array(
+        Image.fromarray(expected).convert("RGB").transpose(Image.Transpose.ROTATE_270)
+    )
+    np.testing.assert_array_equal(np.array(turned), upright)
+
+
+def test_a_large_picture_is_read_at_half_its_size(monkeypatch):
+    monkeypatch.setattr("airlib.images.pictures.MANY_PIXELS", 150 * 100)
+    image = smooth(300, 200)
+    halved = np.array(as_seen(image), np.float32)
+    assert halved.shape == (100, 150, 3)
+    means = np.array(image, np.float32).reshape(100, 2, 150, 2, 3).mean((1, 3))
+    assert np.abs(halved - means).max() <= 0.5
+    for progressive, parts in ((False, 2), (True, 4)):
+        content = file_of(image, "JPEG", quality=95, progressive=progressive)
+        with Image.open(BytesIO(content)) as file:
+            seen = as_seen(file)
+        assert seen.size == (300 // parts, 200 // parts)
+
+
+def test_a_box_in_a_large_picture_is_where_it_was(monkeypatch, tmp_path):
+    image = Image.new("RGB", (400, 200), "white")
+    image.paste("red", (200, 100, 300, 150))
+    image.save(tmp_path / "a.jpg", quality=95)
+    image.save(tmp_path / "a.png")
+    monkeypatch.setattr("airlib.images.pictures.MANY_PIXELS", 1000)
+    for name in ("a.jpg", "a.png"):
+        part = ImageItem(tmp_path, name, (200, 100, 300, 150)).read()
+        assert part.size == (50, 25)
+        pixels = np.array(part, np.int16)[2:-2, 2:-2]
+        assert np.abs(pixels - [255, 0, 0]).max() < 20

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from airlib.errors import AirlibError
-from airlib.images.items import rgb
+from airlib.images.pictures import rgb
 from airlib.studies.misalignment.datasets.layout import required_files
 from airlib.studies.misalignment.datasets.sampling import ConceptDataset, Stream
 
