@@ -276,7 +276,7 @@ def test_a_module_that_holds_itself_ends(names, tmp_path):
     children = b"}(" + b"".join(text(name) + b"h\x01" for name in names) + b"u"
     module = named("nets", "Module") + b")\x81q\x01}" + text("_modules") + children + b"sb"
     content = program(b"}" + text("G_ema") + module + b"s")
-    refused(tmp_path / "file", content, "its tree of modules is broken")
+    refused(tmp_path / "file", content, "an object that contains itself")
 
 
 # --- what is refused -----------------------------------------------------------------------------
