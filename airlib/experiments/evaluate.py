@@ -21,7 +21,7 @@ from typing import cast
 
 from torch import nn
 
-from airlib.adaptation import Adaptation, fingerprint
+from airlib.adaptation import Adaptation
 from airlib.clip_space.embedding_cache import cache_directory, encoder_hash, list_hash
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
@@ -30,6 +30,7 @@ from airlib.evaluation.protocols import PROTOCOLS, Scores, scores_of
 from airlib.experiments.runs import label_of
 from airlib.experiments.score_table import Report, Scored
 from airlib.experiments.sweep import check_pairs, world_of
+from airlib.generators.identity import fingerprint
 from airlib.images.folders import ImageSet, open_image_set, save_images
 from airlib.profiles import load_profile
 from airlib.progress import track
