@@ -137,6 +137,11 @@ class Adaptation:
         tensors, config = load_tensors(path)
         if not isinstance(config, dict) or "source" not in config:
             raise AirlibError(f"{path} holds no adaptation; it may be a weight file")
+        if "kind" in config:  # what `airlib import` writes
+            raise AirlibError(
+                f"{path} holds no adaptation but an imported network ({config['kind']}); open it "
+                "with airlib.checkpoints.importing.load_imported, or adapt it first"
+            )
         return cls(tensors, config, read_log(path))
 
 
