@@ -10,7 +10,6 @@ draws from streams of (seed, k), so a run that was killed and called again with 
 ends with the same bits as one that was not.
 """
 
-import hashlib
 import json
 import math
 import warnings
@@ -27,17 +26,19 @@ from airlib.documents import parse_json, read_text, wrong_entry
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors, write_text
 from airlib.generators.base import Generator
+from airlib.generators.identity import fingerprint as fingerprint  # for programs that look here
+from airlib.generators.identity import identity, is_source
 from airlib.methods.step import Objective, Regularizer, Step
 from airlib.parameterizations.base import Parameterization
 from airlib.parameterizations.registry import current_name, parameterization_of
 from airlib.progress import track
 from airlib.seeding import rng
+from airlib.training.guard import Guard
 from airlib.training.state import pack, unpack
 
 HEADER = {"parameterization": str, "parameterization_module": str, "labels": {}, "adaptation": {}}
 LONGEST_LOG = 2**28  # bytes
-COLLAPSED = 0.05  # of the source's variation between latents
-COLLAPSE_PATIENCE = 5  # steps
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,11 @@ class Snapshots:
                 self.images[step] = adapted(self.latents)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Hash of all parameters and buffers: says whether two generators are the same."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Adaptation:
     """What adaptation changed: the tensors that moved, how, and from which source.
 
-    tensors: by their names in the adapted generator. config: JSON, with the `fingerprint` of the
+    tensors: by their names in the adapted generator. config: JSON, with the `identity` of the
     source and the name of the parameterization. log: one entry per step, and events. made_by: the
     parameterization itself, which `adapt` leaves here; without it `apply` makes it by its name.
     """
@@ -113,10 +106,10 @@ class Adaptation:
     def apply(self, source: Generator) -> Generator:
         """The adapted generator: a frozen copy of `source`.
 
-        Raises AirlibError for another source than it was made from, for a parameterization that is
-        not registered, and for tensors that do not fit.
+        Raises AirlibError for another source than it was made from (rounding aside), for a
+        parameterization that is not registered, and for tensors that do not fit.
         """
-        if fingerprint(source) != self.config["source"]:
+        if not is_source(self.config["source"], source):
             raise AirlibError(
                 "this adaptation was made from another source generator; open the world it names: "
                 + json.dumps(self.config.get("labels", {}))
@@ -124,20 +117,37 @@ class Adaptation:
         return self.parameterization.applied(source, self.tensors)
 
     def save(self, path: str | Path) -> Path:
-        """One safetensors file, configuration in its header, and beside it the log as .jsonl."""
-        path = save_tensors(path, self.tensors, self.config)
-        _write_log(path.with_suffix(".jsonl"), self.log)
+        """One safetensors file, configuration in its header, and beside it the log, NAME.jsonl.
+
+        Returns the path of the file: `path`, with .safetensors added to a name that lacks it.
+        """
+        path = Path(path)
+        path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+        save_tensors(path, self.tensors, self.config)
+        text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in self.log)
+        write_text(path.with_name(path.name + ".jsonl"), text)
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Adaptation":
-        """Read what `save` wrote, bit for bit."""
+        """Read what `save` wrote, bit for bit; the ending .safetensors may be left out.
+
+        Raises AirlibError if there is no such file, or if it holds anything else.
+        """
+        path = Path(path)
+        if not path.exists() and path.suffix != SUFFIX:
+            path = path.with_name(path.name + SUFFIX)
         tensors, config = load_tensors(path)
         if wrong := wrong_entry(config, HEADER, "its configuration"):
             raise AirlibError(f"{path} is damaged ({wrong}); make it again")
         if "source" not in config:
             raise AirlibError(f"{path} holds no adaptation; it may be a weight file")
-        return cls(tensors, config, read_log(Path(path).with_suffix(".jsonl")))
+        if "kind" in config:  # what `airlib import` writes
+            raise AirlibError(
+                f"{path} holds no adaptation but an imported network ({config['kind']}); open it "
+                "with airlib.checkpoints.importing.load_imported, or adapt it first"
+            )
+        return cls(tensors, config, read_log(path))
 
 
 def adapt(
@@ -151,7 +161,8 @@ def adapt(
     regularizers: terms that are added to the objective's. directory: where checkpoints go; calling
     again with the same arguments continues there. labels: anything JSON that should travel with the
     result (pair, method, profile). on_step(k, adapted): called before step k and at the end, e.g.
-    to draw. Raises AirlibError if the loss stops being finite or the generator collapses.
+    to draw. Raises AirlibError if the loss stops being finite, the images leave their range, or the
+    generator collapses.
     """
     run = _Run(source, space, objective, parameterization, config, labels or {}, regularizers)
     checkpoint = Path(directory) / "checkpoint.safetensors" if directory else None
@@ -165,6 +176,7 @@ def adapt(
         run.step(index)
         if checkpoint and (run.done % config.checkpoint_every == 0 or run.done == config.steps):
             run.save(checkpoint)
+    run.check()
     if on_step:
         on_step(config.steps, run.adapted)
     return run.result()
@@ -192,9 +204,9 @@ class _Run:
             self.trainable.values(), lr=config.learning_rate, betas=config.betas
         )
         self.log: list[dict] = []
-        self.done, self.collapsed = 0, 0
+        self.done, self.guard = 0, Guard()
         header = {
-            "source": fingerprint(source),
+            "source": identity(source),
             "parameterization": parameterization.name,
             "parameterization_module": parameterization.module,
             "objective": objective.settings,
@@ -208,24 +220,34 @@ class _Run:
 
     def step(self, index: int) -> None:
         """One optimiser step."""
-        config = self.config
-        step = Step(
-            index, config.steps, config.seed, self.source, self.adapted, self.space,
-            self._latents(index), config.views, config.noise,
-        )  # fmt: skip
+        config, step = self.config, self._step(index)
         self.parameterization.before_step(
             self.adapted, self.trainable, rng(config.seed, "adapt", index, "selection")
         )
         terms = self.objective(step) | {term.name: term(step) for term in self.regularizers}
         weights = config.weights | {term.name: term.weight for term in self.regularizers}
         total = torch.stack([weights.get(k, 1.0) * v for k, v in terms.items()]).sum()
-        self._guard(step, total)
+        self.guard.check_loss(index, total)
+        self.guard.check_images(index, step.adapted_images.detach(), step.source_images)
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
         self.log += self.objective.events()
         self.log.append({"step": index, **{k: round(v.item(), 6) for k, v in terms.items()}})
         self.done = index + 1
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise AirlibError if the last step drove the images out of range."""
+        step = self._step(self.done)
+        self.guard.check_range(self.done, step.adapted_images, step.source_images)
+
+    def _step(self, index: int) -> Step:
+        config = self.config
+        return Step(
+            index, config.steps, config.seed, self.source, self.adapted, self.space,
+            self._latents(index), config.views, config.noise,
+        )  # fmt: skip
 
     def _latents(self, index: int) -> Tensor:
         """Those of step `index`; with probability `mixing` the fine entries of w+ are another's.
@@ -247,31 +269,12 @@ class _Run:
         crossover = int(torch.randint(1, latents.shape[1], (), generator=draw))
         return torch.cat([latents[:, :crossover], sample("mixed in")[:, crossover:]], dim=1)
 
-    def _guard(self, step: Step, total: Tensor) -> None:
-        if not torch.isfinite(total):
-            raise AirlibError(
-                f"the loss became {total.item()} at step {step.index}; "
-                "lower the learning rate or adapt for fewer steps"
-            )
-        if self.config.batch < 2:
-            return
-        spread, reference = (
-            float(images.detach().std(dim=0).mean())
-            for images in (step.adapted_images, step.source_images)
-        )
-        self.collapsed = self.collapsed + 1 if spread < COLLAPSED * reference else 0
-        if self.collapsed >= COLLAPSE_PATIENCE:
-            raise AirlibError(
-                "the adapted generator draws the same image for every latent since step "
-                f"{step.index - self.collapsed + 1}; "
-                "lower the learning rate or adapt for fewer steps"
-            )
-
     # -- checkpoints and result ----------------------------------------------------------------
     def save(self, path: Path) -> None:
         """Write everything that a resumed run needs."""
         states = {"trained": self._trained(), "objective": self.objective.state()}
-        config = {**self.header, "done": self.done, "collapsed": self.collapsed, "log": self.log}
+        config = {**self.header, "done": self.done, "log": self.log}
+        config["collapsed"] = self.guard.collapsed
         save_tensors(path, pack(states, self.optimizer), config)
 
     def resume(self, path: Path) -> None:
@@ -279,6 +282,8 @@ class _Run:
         tensors, config = load_tensors(path)
         saved = {**config, "parameterization": current_name(config.get("parameterization", ""))}
         saved["parameterization_module"] = self.parameterization.module  # it may have moved
+        if is_source(saved.get("source"), self.source):
+            saved["source"] = self.header["source"]  # but for rounding
         if any(saved.get(key) != value for key, value in self.header.items()):
             raise AirlibError(
                 f"{path} belongs to other settings; delete it or choose another directory"
@@ -289,7 +294,8 @@ class _Run:
             raise AirlibError(f"{path} does not hold this generator's tensors; delete it")
         self.adapted.load_state_dict(trained, strict=False)
         self.objective.load_state(states.get("objective", {}), self.adapted)
-        self.done, self.collapsed, self.log = config["done"], config["collapsed"], config["log"]
+        self.done, self.log = config["done"], config["log"]
+        self.guard.collapsed = config["collapsed"]
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.trainable.items()}
@@ -302,20 +308,23 @@ class _Run:
         return Adaptation(self._trained(), self.header, self.log, self.parameterization)
 
 
-def _write_log(path: Path, log: list[dict]) -> None:
-    text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in log)
-    write_text(path, text)
+def log_file(path: Path) -> Path:
+    """The file of the log of the adaptation in `path`: baby.safetensors.jsonl; or baby.jsonl, as
+    earlier versions called it, where only that exists.
+    """
+    log, earlier = path.with_name(path.name + ".jsonl"), path.with_suffix(".jsonl")
+    return earlier if earlier.exists() and not log.exists() else log
 
 
 def read_log(path: Path) -> list[dict]:
-    """The log beside an adaptation, as `Adaptation.save` wrote it; [] without one."""
-    if not path.exists() or path.is_file() and path.stat().st_size == 0:
+    """The log of the adaptation in `path`, as `Adaptation.save` wrote it; [] without one."""
+    file, advice = log_file(path), "delete it, or make the adaptation again"
+    if not file.exists() or file.is_file() and file.stat().st_size == 0:
         return []
-    advice = "delete it, or make the adaptation again"
     try:
-        log = [parse_json(line) for line in read_text(path, advice, LONGEST_LOG).splitlines()]
+        log = [parse_json(line) for line in read_text(file, advice, LONGEST_LOG).splitlines()]
     except ValueError as error:
-        raise AirlibError(f"{path} is no log of an adaptation ({error}); {advice}") from error
+        raise AirlibError(f"{file} is no log of an adaptation ({error}); {advice}") from error
     if not all(isinstance(entry, dict) for entry in log):
-        raise AirlibError(f"{path} is no log of an adaptation; {advice}")
+        raise AirlibError(f"{file} is no log of an adaptation; {advice}")
     return log

@@ -15,22 +15,18 @@ import pytest
 import torch
 from small_networks import assert_continues, small_generator, small_space, small_unet
 
-from airlib.adaptation import (
-    COLLAPSE_PATIENCE,
-    Adaptation,
-    AdaptationConfig,
-    adapt,
-    read_log,
-)
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt, log_file, read_log
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 from airlib.generators.diffusion import DiffusionGenerator
+from airlib.generators.identity import fingerprint
 from airlib.methods.air import AIR, AIRConfig
 from airlib.methods.nada import NADA
 from airlib.methods.step import Step
 from airlib.parameterizations.base import Parameterization
 from airlib.parameterizations.stylegan2 import affine, synthesis
 from airlib.seeding import rng
+from airlib.training.guard import PATIENCE, Guard
 
 SOURCE, SPACE = small_generator(), small_space()
 CONFIG = AdaptationConfig(steps=8, learning_rate=0.01, checkpoint_every=1)
@@ -269,8 +265,8 @@ def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path):
     assert len(whole) > 10_000
     for i in range(report["runs"]):
         assert (tmp_path / str(i) / "result.safetensors").read_bytes() == whole
-        log = (tmp_path / str(i) / "result.jsonl").read_bytes()
-        assert log == (tmp_path / "whole" / "result.jsonl").read_bytes()
+        log = (tmp_path / str(i) / "result.safetensors.jsonl").read_bytes()
+        assert log == (tmp_path / "whole" / "result.safetensors.jsonl").read_bytes()
 
 
 def kill_and_resume(root: Path) -> None:
@@ -389,6 +385,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(method):
         method(config)
 
 
+def gains() -> Parameterization:
+    """The last colours: a learning rate that is too high drives the pixels out of range."""
+    return Parameterization(
+        "gains", lambda net: {k: p for k, p in net.named_parameters() if "b16.torgb" in k}
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_images_that_leave_the_range_stop_the_run(steps, batch):
+    """Also those of the last step, and of a batch of 1, which has no spread."""
+    config = AdaptationConfig(steps=steps, batch=batch, learning_rate=1000.0, noise="none")
+    with pytest.raises(AirlibError, match="left the range .* lower the learning rate"):
+        adapt(SOURCE, SPACE, NADA(SPACE, "human", "dog"), gains(), config)
+
+
+def test_the_guard_judges_what_is_displayed():
+    stream = torch.Generator().manual_seed(0)
+    source = 0.5 * torch.randn(4, 3, 8, 8, generator=stream)
+    white = 1.2 + 0.1 * torch.rand(4, 3, 8, 8, generator=stream)  # different, but not as displayed
+    guard = Guard()
+    for step in range(PATIENCE - 1):
+        guard.check_images(step, white, source)
+    guard.check_images(PATIENCE, source, source)  # it recovered
+    for step in range(PATIENCE - 1):
+        guard.check_images(step, white, source)
+    with pytest.raises(AirlibError, match="same image for every latent since step 0"):
+        guard.check_images(PATIENCE - 1, white, source)
+
+
+@pytest.mark.parametrize("value", [2.0, -8e5, float("inf"), float("nan")])
+def test_pixels_out_of_range_count_where_the_source_has_none(value):
+    source, far = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    far[:, :, :5] = value  # 62 %
+    with pytest.raises(AirlibError, match="62% of the pixels are beyond 1.5"):
+        Guard().check_range(3, far, source)
+    Guard().check_range(3, far, far)  # the source is no better
+    far[:, :, 2:] = 1.4
+    Guard().check_range(3, far, source)  # 25 %
+
+
 class OneColour(NADA):
     """Pulls every image to the same one."""
 
@@ -409,7 +446,7 @@ def test_a_generator_that_collapses_stops_the_run():
             on_step=lambda index, _: losses.append(index),
         )  # fmt: skip
     first = int(str(error.value).split("since step ")[1].split(";")[0])
-    assert losses[-1] == first + COLLAPSE_PATIENCE - 1 and first > 0
+    assert losses[-1] == first + PATIENCE - 1 and first > 0
 
 
 # --- the result in a file ------------------------------------------------------------------------
@@ -427,7 +464,7 @@ def test_saving_and_loading_keeps_every_bit(result, tmp_path):
     latents, noise = SOURCE.sample_latents(2, rng(0)), SOURCE.sample_noise(2, rng(1))
     images = [a.apply(SOURCE)(latents, noise) for a in (result, loaded)]
     assert torch.equal(*images) and not torch.equal(images[0], SOURCE(latents, noise))
-    path.with_suffix(".jsonl").unlink()
+    log_file(path).unlink()
     assert Adaptation.load(path).log == []
 
 
@@ -444,6 +481,54 @@ def test_the_result_holds_what_the_loop_trained(result):
 def test_another_source_is_refused(result):
     with pytest.raises(AirlibError, match="another source generator.*human-dog"):
         result.apply(small_generator(1))
+
+
+def test_a_source_that_is_rounded_otherwise_is_the_same(result, tmp_path):
+    """For an adaptation, and for a run that is continued on another processor."""
+    near, far = SOURCE.copy_frozen(), SOURCE.copy_frozen()
+    for copy, size in ((near, 1e-6), (far, 1e-2)):
+        for value in copy.state_dict().values():
+            value += size
+    assert result.apply(near).num_layers == SOURCE.num_layers
+    with pytest.raises(AirlibError, match="another source generator"):
+        result.apply(far)
+    objective = NADA(SPACE, "human", "dog")
+    with pytest.raises(Stopped):
+        run_nada(directory=tmp_path, on_step=stop_at(3))
+    with pytest.raises(AirlibError, match="other settings"):
+        adapt(far, SPACE, objective, synthesis(), CONFIG, tmp_path)
+    assert len(adapt(near, SPACE, objective, synthesis(), CONFIG, tmp_path).log) == CONFIG.steps
+
+
+def test_what_earlier_versions_saved_is_read(result, tmp_path):
+    """A fingerprint in the place of the identity, and the log beside it without .safetensors."""
+    config = {**result.config, "source": fingerprint(SOURCE)}
+    path = save_tensors(tmp_path / "dog.safetensors", result.tensors, config)
+    (tmp_path / "dog.jsonl").write_text('{"step": 0}\n')
+    loaded = Adaptation.load(path)
+    assert loaded.log == [{"step": 0}] and loaded.apply(SOURCE).num_layers == SOURCE.num_layers
+    with pytest.raises(AirlibError, match="another source generator"):
+        loaded.apply(small_generator(1))
+    result.save(path)
+    assert Adaptation.load(path).log == result.log
+
+    run_nada(directory=tmp_path)
+    tensors, config = load_tensors(tmp_path / "checkpoint.safetensors")
+    config["source"] = fingerprint(SOURCE)
+    save_tensors(tmp_path / "checkpoint.safetensors", tensors, config)
+    assert len(run_nada(directory=tmp_path, on_step=stop_at(0)).log) == CONFIG.steps
+
+
+@pytest.mark.parametrize(
+    "names", [("lr0.001", "lr0.002"), ("sketch.v1", "sketch.v2"), ("a", "a.b")]
+)
+def test_names_with_dots_keep_their_own_files(names, tmp_path):
+    for name in names:
+        made = Adaptation({"x": torch.zeros(1)}, {"source": "s"}, [{"name": name}])
+        assert made.save(tmp_path / name) == tmp_path / f"{name}.safetensors"
+    for name in names:
+        for path in (tmp_path / name, tmp_path / f"{name}.safetensors"):
+            assert Adaptation.load(path).log == [{"name": name}]
 
 
 def test_altered_tensors_are_refused(result):
@@ -475,7 +560,7 @@ def test_a_header_of_other_types_is_refused(result, tmp_path, key, value):
 def test_a_damaged_log_is_refused(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(AirlibError, match="no log of an adaptation") as caught:
-        read_log(tmp_path / "a.jsonl")
+        read_log(tmp_path / "a.safetensors")
     assert str(caught.value).endswith("; delete it, or make the adaptation again")
 
 
@@ -484,7 +569,7 @@ def test_files_name_no_machine(result, tmp_path):
     run_air(directory=tmp_path / "run")
     path = result.save(tmp_path / "dog.safetensors")
     texts = [json.dumps(load_tensors(p)[1]) for p in (path, *(tmp_path / "run").iterdir())]
-    texts.append(path.with_suffix(".jsonl").read_text())
+    texts.append(log_file(path).read_text())
     host = os.uname().nodename if hasattr(os, "uname") else "localhost"
     for text in texts:
         for secret in (str(tmp_path), str(Path.home()) + os.sep, os.getcwd(), host, "cpu", "cuda"):

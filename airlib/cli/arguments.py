@@ -130,7 +130,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="an adaptation (.safetensors), a folder of them, or a folder of images",
     )  # fmt: skip
     parser.add_argument("--pair", help="what the target is; an adaptation says it itself")
-    parser.add_argument("--references", type=_path, metavar="DIR", help="images of the target")
+    parser.add_argument(
+        "--references", type=_path, metavar="DIR",
+        help="images of the target, or an .npz of their statistics (mu, sigma)",
+    )  # fmt: skip
     parser.add_argument("--profile", help="tiny or paper (default: the adaptation's, or tiny)")
     parser.add_argument("--protocol", default="full", help="full (default), or quick as in sweeps")
     parser.add_argument("--samples", type=_count, metavar="N", help="images (default: profile's)")

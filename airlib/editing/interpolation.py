@@ -26,9 +26,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from airlib.adaptation import Adaptation, fingerprint
+from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
 from airlib.generators.base import Generator
+from airlib.generators.identity import identity, is_source
 from airlib.parameterizations.base import Parameterization, check, joined, load
 
 Kind = Literal["linear", "spherical", "cosine"]
@@ -106,10 +107,11 @@ class Blend:
 
     def __init__(self, source: Generator, adaptations: Sequence[Adaptation]) -> None:
         self.source, self.adaptations = source, list(adaptations)
-        self.made_from = fingerprint(source)
+        self.made_from = identity(source)
         self._attached: dict[str, tuple[Generator, dict[str, Tensor]]] = {}
         for adaptation in adaptations:
-            if adaptation.config["source"] != self.made_from:
+            saved = adaptation.config["source"]
+            if saved != self.made_from and not is_source(saved, source):
                 raise AirlibError(
                     "only adaptations of one source can be mixed, and this source is another than "
                     f"that of the adaptation {adaptation.config.get('labels', {})}"

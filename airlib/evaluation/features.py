@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from airlib.clip_space.encoder import ClipEncoder
 from airlib.errors import AirlibError
+from airlib.evaluation.frechet import Gaussian
 from airlib.evaluation.perceptual import PerceptualEmbedding, scaled_down
 from airlib.files import load_tensors, save_tensors
 from airlib.results import Metric
@@ -96,6 +97,8 @@ class Reference:
     truth: the true targets of the first P latents as images [P, 3, H, W]; None if unknown.
     texts: CLIP embeddings [T, D] of sentences that describe the target; None without sentences.
     without_judges: why `judges` is empty, for messages.
+    gaussians: of references that are known by statistics alone, in the features of one judge: None
+        for each other judge. Then `features` and `clip` are empty.
     """
 
     judges: tuple[Judge, ...]
@@ -105,6 +108,7 @@ class Reference:
     truth: Tensor | None
     texts: Tensor | None
     without_judges: str
+    gaussians: tuple[Gaussian | None, ...] = ()
 
     @classmethod
     def of(
@@ -123,6 +127,34 @@ class Reference:
         texts = encoder.embed_text(sentences).cpu() if sentences else None
         known = tuple(judges), encoder, seen.features, seen.clip, truth, texts
         return cls(*known, without_judges)
+
+    @classmethod
+    @torch.no_grad()
+    def of_statistics(
+        cls, judges: Sequence[Judge], encoder: ClipEncoder, statistics: Gaussian,
+        truth: Tensor | None = None, sentences: Sequence[str] = (),
+        without_judges: str = NO_JUDGES,
+    ) -> "Reference":  # fmt: skip
+        """The reference for a target domain of which mean and covariance of features are known.
+
+        They belong to the first judge whose features have as many numbers. Other arguments: see
+        `of`. Raises AirlibError if no judge fits.
+        """
+        sizes = [judge.config.get("size", 64) for judge in judges]
+        blank = [torch.zeros(1, 3, size, size, device=encoder.device) for size in sizes]
+        widths = [j.features(x).shape[1] for j, x in zip(judges, blank, strict=True)]
+        width = len(statistics.mean)
+        if width not in widths:
+            seen = f"have {' and '.join(map(str, widths))}" if widths else f"({without_judges})"
+            raise AirlibError(
+                f"the statistics are of {width} features and those of this profile's judges "
+                f"{seen}; give images of the target instead, or another profile"
+            )
+        fits = widths.index(width)
+        gaussians = tuple(statistics if i == fits else None for i in range(len(widths)))
+        texts = encoder.embed_text(sentences).cpu() if sentences else None
+        known = tuple(judges), encoder, (), torch.empty(0, 0), truth, texts
+        return cls(*known, without_judges, gaussians)
 
     @property
     def perceptual(self) -> PerceptualEmbedding:

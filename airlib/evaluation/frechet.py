@@ -12,18 +12,36 @@ symmetric H^T C_x H. All arithmetic is in float64: float32 is wrong in the third
 With few samples the distance is biased upward, so compare distances of equal sample sizes only.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from airlib.evaluation.feature_sets import feature_pair
 
 
-def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Distance between features x [N, F] and y [M, F], in squared feature units.
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """What is left of a set of features as a Gaussian: mean [F] and covariance [F, F], float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """H [F, F] with H H^T = covariance."""
+        return _root(self.covariance)
+
+
+def frechet_distance(x: Tensor, y: Tensor | Gaussian) -> float:
+    """Distance of features x [N, F] to features [M, F] or to a Gaussian, in squared feature units.
 
     Covariances are unbiased (divided by N - 1). Exact also for N or M below F.
     Raises AirlibError for other shapes, fewer than 2 rows, or values that are not finite.
     """
+    if isinstance(y, Gaussian):
+        return _distance_to(x, y)
     x, y = feature_pair(x, y)
     mean_x, mean_y = x.mean(0), y.mean(0)
     a = (x - mean_x).div_((len(x) - 1) ** 0.5)  # [N, F]
@@ -34,6 +52,14 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return max(float(distance), 0.0)  # rounding may leave -1e-14 for equal sets
 
 
+def _distance_to(x: Tensor, y: Gaussian) -> float:
+    x, means = feature_pair(x, y.mean.expand(2, -1))
+    a = (x - x.mean(0)).div_((len(x) - 1) ** 0.5)  # [N, F]
+    spread = a.square().sum() + y.covariance.trace()
+    cross = torch.linalg.svdvals(a @ y.root).sum()  # the nuclear norm, as with samples
+    return max(float((x.mean(0) - means[0]).square().sum() + spread - 2 * cross), 0.0)
+
+
 def _trace_from_samples(a: Tensor, b: Tensor) -> Tensor:
     """tr (A^T A B^T B)^(1/2) for centred samples a [N, F], b [M, F]: the nuclear norm of A B^T."""
     return torch.linalg.svdvals(a @ b.T).sum()
@@ -41,8 +67,14 @@ def _trace_from_samples(a: Tensor, b: Tensor) -> Tensor:
 
 def _trace_from_covariances(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """tr (C_x C_y)^(1/2) for two covariances [F, F], which may be singular."""
-    half, failed = torch.linalg.cholesky_ex(covariance_y)
-    if failed:  # singular, e.g. features that are always 0: C_y = V diag(v) V^T instead
-        values, vectors = torch.linalg.eigh(covariance_y)
-        half = vectors * values.clamp(min=0).sqrt()
+    half = _root(covariance_y)
     return torch.linalg.eigvalsh(half.T @ covariance_x @ half).clamp(min=0).sqrt().sum()
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """H [F, F] with H H^T = covariance [F, F], which may be singular."""
+    half, failed = torch.linalg.cholesky_ex(covariance)
+    if failed:  # singular, e.g. features that are always 0: C = V diag(v) V^T instead
+        values, vectors = torch.linalg.eigh(covariance)
+        half = vectors * values.clamp(min=0).sqrt()
+    return half

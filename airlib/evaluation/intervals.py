@@ -6,7 +6,8 @@
 - Is method A better than B on these pairs? `paired_difference`, with a sign-flip permutation test.
 - How often does something happen, when it was seen k times in n? `wilson_interval`.
 
-All intervals cover 95 %. Randomness comes from the `torch.Generator` passed in.
+All intervals cover 95 %; of fewer than `FEWEST` images there is none. Randomness comes from the
+`torch.Generator` passed in.
 """
 
 import itertools
@@ -20,40 +21,46 @@ import torch
 from torch import Tensor
 
 from airlib.errors import AirlibError
-from airlib.evaluation.frechet import frechet_distance
+from airlib.evaluation.frechet import Gaussian, frechet_distance
 
 LEVEL = 0.95
+FEWEST = 6  # with fewer values not even their range covers the median with 95 %
 EXACT_FLIPS = 2**16  # up to this many sign patterns are enumerated, beyond it they are sampled
 
 Interval = tuple[float, float]
 
 
-def mean_bootstrap(values: Tensor, rng: torch.Generator, resamples: int = 2000) -> Interval:
-    """95 % percentile bootstrap interval of the mean of `values` [N].
+def mean_bootstrap(values: Tensor, rng: torch.Generator, resamples: int = 2000) -> Interval | None:
+    """95 % percentile bootstrap interval of the mean of `values` [N]; None for fewer than `FEWEST`.
 
-    Raises AirlibError for fewer than two values, and for NaN or infinities.
+    Raises AirlibError for no values, and for NaN or infinities.
     """
-    values = _values(values)
+    values = _values(values, at_least=1)
+    if len(values) < FEWEST:
+        return None
     means = torch.stack([values[_resample(len(values), rng)].mean() for _ in range(resamples)])
     return percentiles(means)
 
 
 def frechet_bootstrap(
-    x: Tensor, y: Tensor, rng: torch.Generator, resamples: int = 50
-) -> tuple[float, Interval]:
-    """Frechet distance of features x [N, F] and y [M, F], and its 95 % interval.
+    x: Tensor, y: Tensor | Gaussian, rng: torch.Generator, resamples: int = 50
+) -> tuple[float, Interval | None]:
+    """Frechet distance of features x [N, F] to y, features [M, F] or a Gaussian, and its 95 %
+    interval; None instead of it for fewer than `FEWEST` rows.
 
-    Both sets are resampled. Repeated rows shrink the effective sample size and so raise every
-    resampled distance; their *spread* is right. The interval is therefore the distance of the full
-    sets +- 1.96 standard deviations of the resampled ones, never their percentiles.
+    Sets are resampled, a Gaussian is taken as it is. Repeated rows shrink the effective sample size
+    and so raise every resampled distance; their *spread* is right. The interval is therefore the
+    distance of the full sets +- 1.96 standard deviations of the resampled ones, never their
+    percentiles.
     """
     value = frechet_distance(x, y)
-    draws = torch.tensor(
-        [
-            frechet_distance(x[_resample(len(x), rng)], y[_resample(len(y), rng)])
-            for _ in range(resamples)
-        ]
-    )
+    if min(len(s) for s in (x, y) if isinstance(s, Tensor)) < FEWEST:
+        return value, None
+
+    def again(rows: Tensor | Gaussian) -> Any:
+        return rows[_resample(len(rows), rng)] if isinstance(rows, Tensor) else rows
+
+    draws = torch.tensor([frechet_distance(again(x), again(y)) for _ in range(resamples)])
     half_width = 1.96 * float(draws.std())
     return value, (max(value - half_width, 0.0), value + half_width)
 

@@ -23,6 +23,7 @@ from airlib.errors import AirlibError
 from airlib.evaluation.feature_sets import feature_pair
 
 ROWS = 1024  # rows of a distance matrix in memory at a time
+ROUNDING = 1e-9  # of a squared distance: closer to the surface is on it
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Manifold:
 def manifold(generated: Tensor, references: Tensor, k: int = 3) -> Manifold:
     """Overlap of features [N, F] of generated images and [M, F] of references.
 
-    A point on the surface of a ball is inside; a point is not its own neighbour.
+    A point on the surface of a ball is inside for precision and recall and outside for density and
+    coverage, as in the code of their authors; a point is not its own neighbour.
     Raises AirlibError for other shapes, k outside 1 .. min(N, M) - 1, or NaN and infinite values.
     """
     x, y = feature_pair(generated, references, ("generated", "references"))
@@ -58,15 +60,16 @@ def manifold(generated: Tensor, references: Tensor, k: int = 3) -> Manifold:
     x, y = x - origin, y - origin
     ball_x, ball_y = _ball_sizes(x, k), _ball_sizes(y, k)
     recalled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    covered, around = recalled.clone(), []
+    covered, around, precise = recalled.clone(), [], []
     for rows, distances in _distances(x, y):
-        in_reference_ball = distances <= ball_y
-        around.append(in_reference_ball.sum(1))
-        covered |= in_reference_ball.any(0)
+        precise.append((distances <= ball_y).any(1))
+        inside = distances < ball_y * (1 - ROUNDING)
+        around.append(inside.sum(1))
+        covered |= inside.any(0)
         recalled |= (distances <= ball_x[rows, None]).any(0)
     balls = torch.cat(around).double()  # [N] reference balls around each generated image
     return Manifold(
-        precision=float((balls > 0).double().mean()),
+        precision=float(torch.cat(precise).double().mean()),
         recall=float(recalled.double().mean()),
         density=float(balls.mean() / k),
         coverage=float(covered.double().mean()),

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from airlib.errors import AirlibError
 from airlib.evaluation.clip_distance import clip_distance
 from airlib.evaluation.features import PAIRED, Judge, Reference, Seen
-from airlib.evaluation.intervals import Interval, frechet_bootstrap, mean_bootstrap
+from airlib.evaluation.intervals import FEWEST, Interval, frechet_bootstrap, mean_bootstrap
 from airlib.evaluation.intra_lpips import intra_lpips, intra_lpips_interval
 from airlib.evaluation.kernel_distance import kernel_distance
 from airlib.evaluation.manifold import Manifold, manifold
@@ -33,6 +34,7 @@ NEIGHBOURS = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
 CLUSTERS = 10  # K of intra-LPIPS (AIR, section 5.1)
 PART = 2**28  # bytes of embeddings that are summed in float64 at a time
 
+T = TypeVar("T")
 Entry = tuple[str, float, int, Interval | None, str]  # name, value, n, interval, protocol
 
 
@@ -73,16 +75,25 @@ class Subject:
     def protocol(self, short: str, network: str, what: str) -> str:
         """How a value was made, e.g. "fd300_judge: Judge features; 300 generated, ..."."""
         m, network = len(self.reference.clip), network.split()[0]
-        return f"{short}{self.n}_{network}: {what}; {self.n} generated, {m} reference images"
+        images = f"{self.n} generated, {m} reference images"
+        if self.reference.gaussians:
+            images = f"{self.n} generated images, statistics of the references"
+        return f"{short}{self.n}_{network}: {what}; {images}"
 
 
 # --- against the target domain -------------------------------------------------------------------
 
 
 def frechet(subject: Subject) -> list[Entry]:
-    """Frechet distance to the references in the features of each judge; FID for Inception's."""
+    """Frechet distance to the references in the features of each judge; FID for Inception's.
+
+    Of statistics: in the features of the judge that they fit.
+    """
     found: list[Entry] = []
-    for name, judge, generated, references in _judged(subject, "frechet"):
+    known = subject.reference.gaussians or subject.reference.features
+    for name, judge, generated, references in _judged(subject, "frechet", known):
+        if references is None:
+            continue
         value, interval = frechet_bootstrap(generated, references, _stream(name))
         how = _features_of(judge, subject, "fd", "fid")
         found.append((name, value, subject.n, interval, how))
@@ -92,7 +103,8 @@ def frechet(subject: Subject) -> list[Entry]:
 def kernel(subject: Subject) -> list[Entry]:
     """Kernel distance to the references in the features of each judge; KID for Inception's."""
     found = []
-    for name, judge, generated, references in _judged(subject, "kernel"):
+    references_of = subject.reference.features
+    for name, judge, generated, references in _judged(subject, "kernel", references_of):
         [(value, interval)] = _by_halves(
             lambda x, y: [kernel_distance(x, y)], generated, references, name, least=-math.inf
         )
@@ -133,6 +145,8 @@ def clip(subject: Subject) -> list[Entry]:
 
 def clip_split(subject: Subject) -> list[Entry]:
     """The two diversity terms of CLIP distance, of the images and of the references."""
+    if min(subject.n, len(subject.reference.clip)) < 2:
+        raise AirlibError("diversity is about two images or more, and here is one")
     found = []
     sides = ("generated", "reference")
     for side, (value, interval) in zip(sides, _clip_terms(subject)[1:], strict=True):
@@ -159,11 +173,15 @@ def _features_of(judge: Judge, subject: Subject, short: str, in_inception: str) 
     return subject.protocol(short, network, f"{judge.title} features")
 
 
-def _judged(subject: Subject, name: str) -> Iterator[tuple[str, Judge, Tensor, Tensor]]:
-    """Per judge: name of the metric, judge, features of the images and of the references."""
-    features = (subject.seen.features, subject.reference.features)
+def _judged(
+    subject: Subject, name: str, references: Sequence[T]
+) -> Iterator[tuple[str, Judge, Tensor, T]]:
+    """Per judge: name of the metric, judge, features of the images, and what is known of the
+    references.
+    """
+    judges, features = subject.reference.judges, subject.seen.features
     # Fewer judges than names: a world may have one.
-    yield from zip((name, f"{name}_vit"), subject.reference.judges, *features)  # noqa: B905
+    yield from zip((name, f"{name}_vit"), judges, features, references)  # noqa: B905
 
 
 # --- against the true target of the same latent --------------------------------------------------
@@ -246,11 +264,13 @@ def _mean(name: str, values: Tensor, protocol: str) -> Entry:
     return name, float(values.mean()), len(values), interval, protocol
 
 
-def _interval_of_pairs(value: float, per_image: Tensor) -> Interval:
+def _interval_of_pairs(value: float, per_image: Tensor) -> Interval | None:
     """Of a mean over pairs of images, whose variance is 4 times that of a mean over images.
 
-    per_image [N]: mean of an image over its partners (Hoeffding 1948).
+    per_image [N]: mean of an image over its partners (Hoeffding 1948). None for too few images.
     """
+    if len(per_image) < FEWEST:
+        return None
     half_width = 1.96 * 2 * float(per_image.double().std()) / len(per_image) ** 0.5
     return max(value - half_width, 0.0), value + half_width
 
@@ -261,9 +281,12 @@ def _by_halves(
 ) -> list[tuple[float, Interval | None]]:  # fmt: skip
     """The values of `statistic`, and 95 % intervals from its spread over random halves of x and y.
 
-    Intervals are cut at `least` and `most`, and None where a half is too small to be measured.
+    Intervals are cut at `least` and `most`, and None where there are too few images to halve, and
+    where all halves give the same value, which says nothing about other images.
     """
     values = torch.tensor(statistic(x, y), dtype=torch.float64)
+    if min(len(x), len(y)) < FEWEST:
+        return [(value, None) for value in values.tolist()]
     stream, draws = _stream(name), []
     try:
         for _ in range(HALVES):
@@ -273,7 +296,8 @@ def _by_halves(
     half_width = 1.96 * torch.tensor(draws, dtype=torch.float64).std(0)
     low = (values - half_width).clamp(min=least)
     high = torch.minimum(values + half_width, torch.as_tensor(most, dtype=torch.float64))
-    intervals = zip(low.tolist(), torch.maximum(low, high).tolist(), strict=True)
+    ends = zip(low.tolist(), torch.maximum(low, high).tolist(), half_width.tolist(), strict=True)
+    intervals = [(first, last) if width > 0 else None for first, last, width in ends]
     return list(zip(values.tolist(), intervals, strict=True))
 
 

@@ -45,8 +45,10 @@ class PerceptualEmbedding:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 64) -> Tensor:
-        """Images [N, 3, H, W] in [-1, 1] -> phi [N, D] in float32, `batch` images at a time."""
-        return torch.cat([self.embed(part) for part in images.split(batch)])
+        """Images [N, 3, H, W], clipped to [-1, 1] as in a saved picture -> phi [N, D] in float32,
+        `batch` images at a time.
+        """
+        return torch.cat([self.embed(part.clamp(-1, 1)) for part in images.split(batch)])
 
     def paired_distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Perceptual distance of image i of x to image i of y, both [N, 3, H, W] -> [N].
@@ -57,7 +59,10 @@ class PerceptualEmbedding:
         return (self(x) - self(y)).square().sum(1)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> phi [N, D], all at once and differentiable: for losses."""
+        """Images [N, 3, H, W] -> phi [N, D], all at once and differentiable: for losses.
+
+        They are not clipped here: a clipped pixel has no gradient, and would never come back.
+        """
         maps = self.maps_fn(images)
         weights = self.layer_weights or [torch.ones(())] * len(maps)
         if len(weights) != len(maps):
@@ -79,8 +84,14 @@ def scaled_down(images: Tensor, size: int | None) -> Tensor:
     """
     if size is None or max(images.shape[2:]) <= size:
         return images
-    images, shape = images.clamp(-1, 1), (size, size)
-    return F.interpolate(images, shape, mode="bicubic", antialias=True, align_corners=False)
+    return at_most(images.clamp(-1, 1), size)
+
+
+def at_most(images: Tensor, size: int) -> Tensor:
+    """As `scaled_down`, without clipping: for losses."""
+    if max(images.shape[2:]) <= size:
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
 
 
 def mean_pairwise_distance(embeddings: Tensor | Iterable[Tensor]) -> float:

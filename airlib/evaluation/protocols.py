@@ -55,6 +55,7 @@ PROTOCOLS: dict[str, dict[str, Measure]] = {
     "shown": SHOWN,
     "full": FULL,
 }
+NEED_IMAGES = {"CLIP distance", "CLIP distance split", "kernel distance", "overlap"}  # references
 WITHOUT_JUDGES = {"CLIP distance", "CLIP distance split", "text alignment"}
 
 
@@ -110,6 +111,8 @@ def _not_applicable(name: str, reference: Reference) -> str | None:
     """Why the reference has nothing to measure this with."""
     if not reference.judges and name not in WITHOUT_JUDGES:
         return reference.without_judges
+    if reference.gaussians and name in NEED_IMAGES:
+        return "of the references only statistics are given, no images"
     if name == "paired distances" and reference.truth is None:
         return "the true targets of these images are not known"
     if name == "text alignment" and reference.texts is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from airlib.adaptation import log_file
 from airlib.errors import AirlibError
 from airlib.experiments.runs import SHIPPED_ADAPTATIONS, Run
 from airlib.files import write_atomically
@@ -28,9 +29,12 @@ def keep(run: Run, world: World, directory: str | Path = SHIPPED_ADAPTATIONS) ->
     """Copy what is kept of a run that was made here to `directory`; returns the files."""
     directory = Path(directory)
     files = [save_png(portraits(run, world), directory / run.file(".png").name)]
-    small = run.file(".safetensors").stat().st_size <= LARGEST
-    for suffix in (".jsonl", ".safetensors") if small else (".jsonl",):
-        copy = partial(shutil.copyfile, run.file(suffix))
+    tensors = run.file(".safetensors")
+    kept = {".jsonl": log_file(tensors), ".safetensors": tensors}
+    if tensors.stat().st_size > LARGEST:
+        del kept[".safetensors"]
+    for suffix, file in kept.items():
+        copy = partial(shutil.copyfile, file)
         files.append(write_atomically(directory / run.file(suffix).name, copy))
     return files
 

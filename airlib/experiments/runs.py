@@ -85,7 +85,7 @@ class Run:
     @property
     def log(self) -> list[dict]:
         """The entries of its steps and events; [] where no log was kept."""
-        return read_log(self.file(".jsonl"))
+        return read_log(self.file(".safetensors"))
 
     def was_made_from(self, inputs: Mapping[str, Any]) -> bool:
         """Whether this directory holds its adaptation, made from these inputs."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Generator as Rng
 from torch import Tensor, nn
 
-from airlib.adaptation import Adaptation, fingerprint
+from airlib.adaptation import Adaptation
 from airlib.clip_space.augmentation import random_views
 from airlib.clip_space.templates import templates_of
 from airlib.errors import AirlibError
@@ -29,6 +29,7 @@ from airlib.evaluation.comparison import summary
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.experiments.plan import read_plan
 from airlib.files import load_tensors
+from airlib.generators.identity import fingerprint, identity
 from airlib.methods.hyper_anchors import HyperAnchor, HyperAnchors
 from airlib.methods.hyperdomainnet import (
     HyperConfig,
@@ -97,7 +98,7 @@ def predicted(world: World, network: HyperDomainNet, text: str | Tensor) -> Adap
     vectors = network(point)
     network.train(training)
     config = {
-        "source": fingerprint(world.generator), "parameterization": "domain_vector",
+        "source": identity(world.generator), "parameterization": "domain_vector",
         "objective": {"method": NAME, "target": text if words else "a point of CLIP space"},
         "labels": {"profile": world.profile.name},
     }  # fmt: skip

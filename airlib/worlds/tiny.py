@@ -109,9 +109,11 @@ class TinyWorld(World):
         self, batches: Iterable[Tensor], reference: Reference, pair: str, method: str,
         seed: int | None, protocol: str = "quick", cache: Path | None = None,
     ) -> Scores:  # fmt: skip
-        """The metrics of any protocol, and for an adaptation by words the truth gap as well."""
+        """The metrics of any protocol; for an adaptation by words, whose truth the reference knows,
+        the truth gap as well.
+        """
         scores = super().evaluate(batches, reference, pair, method, seed, protocol, cache)
-        if _is_told_in_words(self.profile, method):
+        if reference.truth is not None and _is_told_in_words(self.profile, method):
             images = scores.images[:GAP_SAMPLES]
             gap, n = self.truth_gap(pair, images).gap, len(images)
             how = f"truthgap{n}: directional loss of the true targets minus reached, {n} latents"

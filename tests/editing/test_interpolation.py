@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from small_networks import small_generator, small_space, small_unet
 from torch import Tensor, nn
 
-from airlib.adaptation import Adaptation, AdaptationConfig, adapt, fingerprint
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.editing.interpolation import Blend, alphas, between, mix, smoothness, walk
 from airlib.editing.style_mixing import mix_styles
 from airlib.errors import AirlibError
 from airlib.evaluation.perceptual import PerceptualEmbedding
 from airlib.generators.diffusion import DiffusionGenerator
+from airlib.generators.identity import fingerprint
 from airlib.methods.nada import NADA
 from airlib.parameterizations.base import Parameterization
 from airlib.parameterizations.lora import lora

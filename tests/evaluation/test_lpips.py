@@ -143,3 +143,15 @@ def test_a_picture_with_nan_is_named():
     images[3, 0, 2, 2] = math.nan
     with pytest.raises(AirlibError, match="image 3 is the first"):
         lpips_matrix(images, PerceptualEmbedding(one_map))
+
+
+def test_only_scoring_clips(pair):
+    """A loss pulls back a pixel that has left the range; a score sees what is displayed."""
+    embedding = pair[1].embedding()
+    bright = (pictures(2) + 0.8).requires_grad_()
+    beyond = bright.detach() > 1
+    assert 0.1 < beyond.float().mean() < 0.9
+    assert torch.equal(embedding(bright), embedding(bright.detach().clamp(-1, 1)))
+    target = embedding(pictures(2))
+    (embedding.embed(bright) - target).square().sum().backward()
+    assert (bright.grad[beyond] != 0).float().mean() > 0.99

@@ -25,12 +25,15 @@ def by_definition(generated: Tensor, references: Tensor, k: int) -> Manifold:
 
     radii_x, radii_y = radii(x), radii(y)
     in_ball_of_y = [[math.dist(p, q) <= r for q, r in zip(y, radii_y, strict=True)] for p in x]
+    within_ball_of_y = [
+        [math.dist(p, q) < r * (1 - 1e-9) for q, r in zip(y, radii_y, strict=True)] for p in x
+    ]
     in_ball_of_x = [[math.dist(p, q) <= r for p, r in zip(x, radii_x, strict=True)] for q in y]
     return Manifold(
         precision=sum(map(any, in_ball_of_y)) / len(x),
         recall=sum(map(any, in_ball_of_x)) / len(y),
-        density=sum(map(sum, in_ball_of_y)) / (k * len(x)),
-        coverage=sum(map(any, zip(*in_ball_of_y, strict=True))) / len(y),
+        density=sum(map(sum, within_ball_of_y)) / (k * len(x)),
+        coverage=sum(map(any, zip(*within_ball_of_y, strict=True))) / len(y),
     )
 
 
@@ -56,11 +59,20 @@ def test_by_hand_on_a_line():
     assert_same(found, Manifold(2 / 4, 3 / 3, 3 / 4, 2 / 3))
 
 
+def test_a_point_on_the_surface_counts_as_in_the_code_of_the_authors():
+    """prdc compares with <, the code of precision and recall with <=."""
+    references = torch.tensor([[0.0], [1.0], [2.0], [3.0]])  # radii 1
+    generated = torch.tensor([[-1.0], [4.0], [20.0]])  # radii 5, 5, 16: on the balls of 0 and 3
+    found = manifold(generated, references, k=1)
+    assert_same(found, Manifold(2 / 3, 1.0, 0.0, 0.0))
+    assert_same(found, by_definition(generated, references, 1))
+
+
 def test_equal_sets_overlap_and_distant_ones_do_not():
     x = normal(50)
     same, apart = manifold(x, x), manifold(x, x + 100)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
-    assert same.density > 1  # a point is in its own ball and in those of its neighbours
+    assert same.density == pytest.approx(1, abs=1e-12)  # itself and k - 1 nearer than the k-th
     assert_same(apart, Manifold(0, 0, 0, 0))
 
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from small_networks import small_generator, small_space
 
-from airlib.adaptation import Adaptation, fingerprint
+from airlib.adaptation import Adaptation
 from airlib.errors import AirlibError
+from airlib.generators.identity import fingerprint
 from airlib.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from airlib.methods.hyperdomainnet import (
     HyperConfig,

@@ -6,12 +6,13 @@ from small_networks import assert_continues, small_generator, small_space, small
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from airlib.adaptation import Adaptation, AdaptationConfig, adapt, fingerprint
+from airlib.adaptation import Adaptation, AdaptationConfig, adapt
 from airlib.editing.interpolation import Blend, mix
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors
 from airlib.generators.base import Generator
 from airlib.generators.diffusion import DiffusionGenerator
+from airlib.generators.identity import fingerprint
 from airlib.generators.stylegan2 import StyleGAN2
 from airlib.methods.nada import NADA
 from airlib.parameterizations import registry

@@ -112,3 +112,8 @@ def test_diffusion_clip_tunes_on_other_pictures_than_are_edited(world):
     tuned = world.adapt("diffusion_clip", PAIR)
     assert set(tuned.log[-1]) == {"step", "direction", "l1"}
     assert edits.edited(world, tuned, world.pictures(1)).edited.isfinite().all()
+
+
+def test_a_learning_rate_that_explodes_stops_the_run(world):
+    with pytest.raises(AirlibError, match="left the range .* lower the learning rate"):
+        world.adapt("nada_lora", PAIR, steps=2, batch=1, learning_rate=10.0)

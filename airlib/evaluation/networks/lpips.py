@@ -85,8 +85,8 @@ class Lpips(nn.Module):
         return cls(net, random_state(_features(net), "features."))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W], clipped to [-1, 1] -> the five maps [B, C_l, H_l, W_l] of LPIPS."""
-        x, maps = (images.clamp(-1, 1) - self.shift) / self.scale, []
+        """Images [B, 3, H, W] in [-1, 1] -> the five maps [B, C_l, H_l, W_l] of LPIPS."""
+        x, maps = (images - self.shift) / self.scale, []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.last:

@@ -17,7 +17,7 @@ from airlib.errors import AirlibError
 from airlib.evaluation.features import Judge
 from airlib.evaluation.networks.inception import ASSET, Inception
 from airlib.evaluation.networks.lpips import TRUNKS, Lpips
-from airlib.evaluation.perceptual import scaled_down
+from airlib.evaluation.perceptual import at_most
 
 LARGEST = 256  # pixels a side that LPIPS sees: AIR's script scales its images down to them
 ASSETS = (ASSET, TRUNKS["vgg"].asset)
@@ -54,7 +54,7 @@ class PublishedJudge(Judge):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] in [-1, 1], on any device -> five maps [B, C_l, H_l, W_l]."""
-        return self.lpips(scaled_down(images, LARGEST).to(self.lpips.shift.device))
+        return self.lpips(at_most(images, LARGEST).to(self.lpips.shift.device))
 
 
 def missing() -> str:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from airlib.errors import AirlibError
+from airlib.evaluation.intervals import FEWEST
 from airlib.studies.misalignment.concepts import ConceptEmbeddings
 
 
@@ -230,8 +231,13 @@ def study(embeddings: ConceptEmbeddings, rng: torch.Generator, resamples: int = 
 def _concept_bootstrap(
     result: Misalignment, rng: torch.Generator, resamples: int
 ) -> tuple[float, float]:
-    """Percentile interval of rho over concepts drawn with replacement, without pairs of equals."""
+    """Percentile interval of rho over concepts drawn with replacement, without pairs of equals.
+
+    Of fewer than `FEWEST` concepts it is all there is, -1 to 1: their draws repeat themselves.
+    """
     concepts = len(result.M)
+    if concepts < FEWEST:
+        return -1.0, 1.0
     first, second = _distinct_pairs(concepts)
     draws = []
     for _ in range(resamples):
