@@ -29,6 +29,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 GROWTH = 50  # bytes per byte of the archive: pictures grow by 1, JSON by 10, a bomb by 1,000
 HEADER = 512  # bytes that a file and each folder in its name count besides, or they would be free
 DEEPEST = 16  # folders in one another
+MOST_FOLDERS = 50_000  # listed by themselves in a tar; ImageNet has 22,000
 LARGEST_HEADER = 1 << 16  # bytes of a long name or other attributes in a tar
 BLOCK = 1 << 20
 TOO_LARGE = "it grows beyond the free space, or as no honest archive does"
@@ -78,7 +79,8 @@ def _files(archive: Path, room: int) -> Iterator[tuple[str, IO[bytes]]]:
         return
     with archive.open("rb") as file:
         zipped = file.peek(2)[:2] == b"\x1f\x8b"
-        content = _Bounded(gzip.GzipFile(fileobj=file) if zipped else file, room)
+        # Besides what it holds, a small tar has some 10 kB of zeros at its end.
+        content = _Bounded(gzip.GzipFile(fileobj=file) if zipped else file, room + BLOCK)
         # A stream cannot send us back.
         with tarfile.open(fileobj=content, mode="r|", tarinfo=_Entry) as stream:
             yield from _files_of_tar(stream)
@@ -96,10 +98,14 @@ def _files_of_zip(members: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _files_of_tar(stream: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    folders = 0
     for member in stream:
         stream.members = []  # type: ignore[attr-defined]  # or it remembers each
         if member.issparse() or not (member.isfile() or member.isdir()):
             raise ValueError(f"{member.name!r} is a link or a device")
+        folders += member.isdir()
+        if folders > MOST_FOLDERS:
+            raise ValueError(f"it lists more than {MOST_FOLDERS} folders")
         if member.isfile():
             file = stream.extractfile(member)
             assert file is not None  # as for every regular file

@@ -294,7 +294,7 @@ def test_a_box_in_a_large_picture_is_where_it_was(monkeypatch, tmp_path):
     image.paste("red", (200, 100, 300, 150))
     image.save(tmp_path / "a.jpg", quality=95)
     image.save(tmp_path / "a.png")
-    monkeypatch.setattr("airlib.images.pictures.MANY_PIXELS", 1000)
+    monkeypatch.setattr("airlib.images.pictures.MANY_PIXELS", 2000)
     for name in ("a.jpg", "a.png"):
         part = ImageItem(tmp_path, name, (200, 100, 300, 150)).read()
         assert part.size == (50, 25)
