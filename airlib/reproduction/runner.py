@@ -68,7 +68,7 @@ class Series:
 
     @functools.cached_property
     def speed(self) -> float:
-        """Of this machine, measured when it is first asked for: not if nothing is left to run."""
+        """The speed of this machine, measured when first asked for: not if nothing is left to run."""
         return speed()
 
     def run(self, fresh: bool = False) -> Path:

@@ -33,7 +33,7 @@ P = TypeVar("P", bound=Ordered)
 
 
 def longest_first(plans: Sequence[P]) -> list[P]:
-    """In the order in which they had better begin, so that no long one is left alone at the end.
+    """Order `plans` as they had better begin, so that no long one is left alone at the end.
 
     The first stays first: its results are shown while the others run. Of the others, those begin
     earliest that most work comes after, their own included. As given if the work of one is unknown.

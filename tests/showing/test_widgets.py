@@ -78,7 +78,7 @@ BAD = {
     "nothing": (b"", "cannot read the image"),
     "cut off": (saved(Image.fromarray(GRADIENT))[:-400], "cannot read the image"),
     "tiny": (saved(Image.new("RGB", (15, 400))), "has 15 x 400 pixels; 16 a side are the least"),
-    "huge": (saved(Image.new("1", (10_000, 9_000))), "more than 50 million; make it smaller"),
+    "huge": (saved(Image.new("1", (13_000, 13_000))), "more than 150 million; make it smaller"),
     "animated": (
         saved(MOVING[0], "gif", save_all=True, append_images=MOVING[1:]),
         "holds several pictures; save the one that you mean",
