@@ -104,7 +104,7 @@ def test_saved_images_score_like_the_adaptation_but_for_rounding(
         "paired distances": "the true targets of these images are not known"
     }
     for name, metric in files.items():
-        low, high = tensors[name]["interval"]
+        low, high = tensors[name]["interval"] or (0.0, 0.0)  # without one, all halves agree
         assert abs(metric.value - tensors[name]["value"]) <= 0.1 * (high - low), name
         assert metric.n == tensors[name]["n"] and metric.method == f"{PAIR}-nada-0"
         assert name in printed
