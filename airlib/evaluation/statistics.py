@@ -16,7 +16,7 @@ import torch
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import Gaussian
 
-LARGEST = 8192  # features
+LARGEST = 4096  # features
 ASYMMETRY = 1e-3  # of the largest variance
 
 

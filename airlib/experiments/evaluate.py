@@ -151,6 +151,7 @@ class _Task:
         if pair is None:
             raise AirlibError(f"{name} does not say which pair it is for; add --pair NAME")
         world = _world(profile, pair, numbers)
+        adaptation.apply(world.generator)  # or an AirlibError says why it does not fit
         text, theirs = _target_text(adaptation), world.pair(pair).target_class
         if own_text := text is not None and text != theirs:
             warnings.warn(
@@ -160,7 +161,6 @@ class _Task:
                 stacklevel=2,
             )
             world = _world(profile, pair, {**numbers, f"pairs.{pair}.target_class": text})
-        adaptation.apply(world.generator)  # or an AirlibError says why it does not fit
         seed = adaptation.config.get("adaptation", {}).get("seed")
         method = label_of(labels.get("method", name), labels.get("options", {}))
         return cls(name, adaptation, world, pair, method, seed, own_text)

@@ -68,7 +68,7 @@ class Series:
 
     @functools.cached_property
     def speed(self) -> float:
-        """The speed of this machine, measured when first asked for: not if nothing is left to run."""
+        """The speed of this machine, measured when first asked for: not if nothing is to run."""
         return speed()
 
     def run(self, fresh: bool = False) -> Path:

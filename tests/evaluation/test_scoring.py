@@ -12,7 +12,7 @@ from airlib.errors import AirlibError
 from airlib.evaluation import measures
 from airlib.evaluation.clip_distance import clip_distance
 from airlib.evaluation.features import LABELS, Reference, see
-from airlib.evaluation.frechet import frechet_distance
+from airlib.evaluation.frechet import Gaussian, frechet_distance
 from airlib.evaluation.kernel_distance import kernel_distance
 from airlib.evaluation.manifold import manifold
 from airlib.evaluation.protocols import Scores, scores_of
@@ -181,6 +181,47 @@ def test_one_image_is_too_few_for_sweeps_and_said_to_be(networks):
         scores_of([pictures(1, 1)], reference, "quick")
     scores = scores_of([pictures(1, 1)], reference, "full")
     assert "Frechet distance" in scores.omitted and "overlap" in scores.omitted
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_handful_of_images_has_no_interval(networks, n):
+    images = pictures(60)
+    reference = Reference.of(*networks, [images], images[:n], ["a cat"])
+    scores = scores_of([pictures(n, 1)], reference, "full")
+    assert {"clip_distance", "clip_gap", "text_quality"} <= set(by_name(scores)) or n == 1
+    assert [m.name for m in scores.metrics if m.interval is not None] == []
+    if n == 1:  # nothing that is about two
+        assert "CLIP distance split" in scores.omitted and "diversity" in scores.omitted
+        assert not [name for name in by_name(scores) if name.endswith("diversity")]
+
+
+def test_halves_that_agree_say_nothing_about_other_images(networks):
+    """All images inside, in every half: no reason to claim that all others will be."""
+    images = pictures(60)
+    scores = scores_of([images], Reference.of(*networks, [images]), "full")
+    assert by_name(scores)["precision"].value == 1
+    assert by_name(scores)["precision"].interval != (1.0, 1.0)
+
+
+def test_statistics_of_references_give_the_frechet_distance_alone(networks):
+    judges, encoder = networks
+    images, generated = pictures(60), pictures(40, 1)
+    whole = Reference.of(judges, encoder, [images])
+    width = whole.features[0].shape[1]
+    features = whole.features[0].double()
+    known = Gaussian(features.mean(0), features.T.cov())
+    scores = scores_of([generated], Reference.of_statistics(judges, encoder, known), "full")
+    expected = by_name(scores_of([generated], whole, "full"))
+    found = by_name(scores)
+    assert found["frechet"].value == pytest.approx(expected["frechet"].value, rel=1e-6)
+    assert found["frechet"].protocol.endswith("40 generated images, statistics of the references")
+    assert found["diversity"] == expected["diversity"]
+    assert {"CLIP distance", "CLIP distance split", "kernel distance", "overlap"} <= set(
+        scores.omitted
+    )
+    wrong = Gaussian(torch.zeros(width + 1), torch.eye(width + 1))
+    with pytest.raises(AirlibError, match=f"statistics are of {width + 1} features"):
+        Reference.of_statistics(judges, encoder, wrong)
 
 
 def test_one_image_over_and_over_gives_numbers(reference):

@@ -19,7 +19,8 @@ from airlib.evaluation import features as features_module
 from airlib.experiments import evaluate as evaluate_module
 from airlib.experiments.evaluate import evaluate_path
 from airlib.experiments.sweep import sweep
-from airlib.images.folders import save_images
+from airlib.files import save_tensors
+from airlib.images.folders import open_image_set, save_images
 from airlib.profiles import load_profile
 from airlib.worlds import open_world
 
@@ -103,7 +104,7 @@ def test_saved_images_score_like_the_adaptation_but_for_rounding(
         "paired distances": "the true targets of these images are not known"
     }
     for name, metric in files.items():
-        low, high = tensors[name]["interval"]
+        low, high = tensors[name]["interval"] or (0.0, 0.0)  # without one, all halves agree
         assert abs(metric.value - tensors[name]["value"]) <= 0.1 * (high - low), name
         assert metric.n == tensors[name]["n"] and metric.method == f"{PAIR}-nada-0"
         assert name in printed
@@ -170,6 +171,46 @@ def test_runs_that_differ_in_their_options_are_told_apart(tmp_path):
         key = method, "frechet"
         assert found[key] == pytest.approx(known[key], rel=1e-3)
     assert found["nada steps=1", "frechet"] != found["nada learning_rate=0.01 steps=3", "frechet"]
+
+
+def test_own_words_are_not_scored_against_the_truth_of_the_pair(adaptation, cache, tmp_path):
+    made = Adaptation.load(adaptation)
+    objective = {**made.config["objective"], "target": "zombie"}
+    path = Adaptation(made.tensors, {**made.config, "objective": objective}).save(tmp_path / "z.v2")
+    few = {**QUICK, "evaluation.samples": 12}
+    with pytest.warns(
+        UserWarning, match="made for the text 'zombie', and pair human-baby .*'baby'"
+    ):
+        own = evaluate_path(path, protocol="text", overrides=few)
+    theirs = evaluate_path(adaptation, protocol="text", overrides=few)
+    assert own.scored[0].name == "z.v2"
+    truth = {"paired_feature", "paired_l1", "paired_edge", "clip_truth_gap"}
+    assert named(theirs.metrics).keys() - named(own.metrics).keys() == truth
+    assert named(own.metrics)["text_quality"] != named(theirs.metrics)["text_quality"]
+    assert named(own.metrics)["frechet"] == named(theirs.metrics)["frechet"]
+
+
+def test_names_with_dots_are_found_in_a_folder(adaptation, tmp_path):
+    made = Adaptation.load(adaptation)
+    made.save(tmp_path / "sketch.v1")
+    (tmp_path / "sketch.v2").write_bytes(adaptation.read_bytes())  # as earlier versions named it
+    (tmp_path / "notes.v2").write_text("{")
+    assert list(evaluate_module._adaptations(tmp_path)) == ["sketch.v1", "sketch.v2"]
+    names = {evaluate_module.results_file(tmp_path / name, "full", None) for name in ("a.1", "a.2")}
+    assert {path.name for path in names} == {"a.1-full.json", "a.2-full.json"}
+
+
+def test_references_may_be_statistics(references, adaptation, cache, tmp_path):
+    images = evaluate_path(references, references=references, protocol="quick")
+    judge = open_world("tiny").judges[0]
+    features = judge.features(torch.cat(list(open_image_set(references)))).double().numpy()
+    stats = tmp_path / "stats.npz"
+    np.savez(stats, mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+    found = named(evaluate_path(references, references=stats, protocol="quick").metrics)
+    assert found.keys() == {"frechet", "diversity"}
+    assert found["frechet"] == pytest.approx(named(images.metrics)["frechet"], abs=1e-3)
+    drawn = evaluate_path(adaptation, references=stats, protocol="text", overrides=QUICK)
+    assert {"frechet", "paired_feature", "text_quality"} <= named(drawn.metrics).keys()
 
 
 # --- killed and started again
@@ -265,6 +306,11 @@ def bad(tmp_path, adaptation) -> Path:
         labels = {**good.config["labels"], key: value}
         config = {**good.config, "labels": labels}
         Adaptation(good.tensors, config).save(tmp_path / f"odd_{key}.safetensors")
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    torch.save({"g_ema": torch.zeros(1)}, tmp_path / "0.pt")
+    np.savez(tmp_path / "samples.npz", arr_0=np.zeros((2, 64, 64, 3), np.uint8))
+    header = {"kind": "stylegan2", "source": "rosinality", "config": {}, "sha256": ""}
+    save_tensors(tmp_path / "generator.safetensors", {"x": torch.zeros(1)}, header)
     for name in ("twice", "again"):
         good.save(tmp_path / "same" / f"{name}.safetensors")
     return tmp_path
@@ -288,6 +334,12 @@ def bad(tmp_path, adaptation) -> Path:
         (["two", "--references", "two", "--out", "text.txt/a.json"], "choose a file in a writable"),
         (["cut.safetensors"], "cut.safetensors is damaged"),
         (["text.txt"], "text.txt is damaged or not an airlib file"),
+        (["0.png", "--pair", PAIR], "0.png is one picture; give the folder that holds it"),
+        (["0.pt"], "0.pt is a weight file of another project, no adaptation; run `airlib import`"),
+        (["samples.npz"], "save its images as PNG files in a folder, and give the folder"),
+        (["generator.safetensors"], "no adaptation but an imported network (stylegan2)"),
+        (["two", "--references", "samples.npz"], "no .npz file with the arrays mu and sigma"),
+        (["two", "--references", "0.png"], "no .npz file with the arrays mu and sigma"),
         (["stopped.safetensors"], "is a checkpoint; finish the adaptation"),
         (["bare.safetensors"], "bare does not say which pair it is for; add --pair NAME"),
         (["odd_pair.safetensors"], "odd_pair cannot be evaluated: pair is no str in its header"),

@@ -138,6 +138,11 @@ def test_the_sign_is_found_and_explained_either_way():
     assert noise_far_out.p_value < 0.05 and "as AIR reports" in noise_far_out.explain()
 
 
+def test_few_concepts_leave_any_correlation_possible():
+    found = study(concepts(normal(3, 4), normal(3, 4, seed=1)), rng(0, "study"), 50)
+    assert found.interval == (-1.0, 1.0) and "does not depend" in found.explain()
+
+
 def test_study_is_seeded():
     embeddings = concepts(normal(10, 4), normal(10, 4, seed=1))
     first, again = (study(embeddings, rng(5, "study"), 50) for _ in range(2))
