@@ -285,7 +285,7 @@ def test_every_image_is_made_and_embedded_once(start, taken, steps_with_anchor):
     batch, steps = CONFIG.batch, CONFIG.steps
     pairs = (taken + 1) * PAIRS
     images = pairs + 2 * batch * steps + batch * steps_with_anchor
-    assert sum(made) == images
+    assert sum(made) == images + 2 * batch  # the guard looks at what the last step left
     coincidences = 1 + len([s for s in numbers.anchor_steps(steps) if s >= 4])
     assert sum(embedded) == images + batch * coincidences
     assert sum(read) == taken * (PROMPT_STEPS + 1)  # one copy of the prompt; texts were cached

@@ -89,7 +89,7 @@ def test_layers_not_chosen_any_more_stand_still():
         names.append({n for n, m in adapted.named_modules() if m is chosen[-1]}.pop() + ".")
 
     names: list[str] = []
-    config = AdaptationConfig(steps=6, learning_rate=0.3)
+    config = AdaptationConfig(steps=6, learning_rate=0.1)
     adapt(source, space, NADA(space, "human", "dog"), parameterization, config, on_step=watch)
     for before, after, name in zip(states, states[1:], names, strict=False):
         changed = {k for k, v in before.items() if not torch.equal(v, after[k])}
