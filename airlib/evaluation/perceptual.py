@@ -88,7 +88,7 @@ def scaled_down(images: Tensor, size: int | None) -> Tensor:
 
 
 def at_most(images: Tensor, size: int) -> Tensor:
-    """As `scaled_down`, without clipping: for losses."""
+    """Scale images down as `scaled_down` does, without clipping them: for losses."""
     if max(images.shape[2:]) <= size:
         return images
     return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
