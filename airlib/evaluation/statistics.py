@@ -15,6 +15,7 @@ import torch
 
 from airlib.errors import AirlibError
 from airlib.evaluation.frechet import Gaussian
+from airlib.files import open_zip
 
 LARGEST = 4096  # features
 ASYMMETRY = 1e-3  # of the largest variance
@@ -29,7 +30,7 @@ def read_statistics(path: Path) -> Gaussian:
     if not path.is_file():
         raise AirlibError(f"{path} is no file of statistics; check the path")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             mean = _array(archive, "mu.npy", 1)
             covariance = _array(archive, "sigma.npy", 2)
     except (OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError,

@@ -7,7 +7,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from airlib.errors import AirlibError
+from airlib.files import open_zip
+from airlib.images.decoding import opened
 
 IMAGES = "save its images as PNG files in a folder, and give the folder"
 WEIGHTS = (
@@ -36,8 +38,11 @@ def hint_for(path: Path) -> str | None:
 
 
 def _of_zip(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with open_zip(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return ARCHIVE
     if names and all(name.endswith(".npy") for name in names):
         return f"is a file of numpy arrays; {IMAGES} (--references takes one of statistics)"
     return WEIGHTS if any(name.endswith("data.pkl") for name in names) else ARCHIVE
@@ -45,7 +50,7 @@ def _of_zip(path: Path) -> str:
 
 def _is_picture(path: Path) -> bool:
     try:
-        with Image.open(path):
+        with opened(path, path.name):
             return True
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+    except AirlibError:
         return False
