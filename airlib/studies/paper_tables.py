@@ -164,13 +164,17 @@ def _make(kind: type[Any], entry: Any, where: str) -> Any:
 
 
 def read_measured(folder: str | Path) -> tuple[dict[str, list[Metric]], list[str]]:
-    """({notebook: metrics} of every `<folder>/<notebook>/results.json`, the notebooks left out).
+    """({notebook: metrics}, notebooks left out), of `<folder>/<notebook>/results.json` for every
+    notebook that a table is compared with.
 
     Left out are dry runs and runs that changed numbers of the profile. Raises AirlibError for a
     damaged file.
     """
     measured, left_out = {}, []
+    compared = {table.notebook for table in load_tables().values()}
     for path in sorted(Path(folder).glob(f"*/{FILE_NAME}")):
+        if path.parent.name not in compared:
+            continue
         content = load_results(path)
         if content["parameters"].get("dry_run") or content["parameters"].get("overrides"):
             left_out.append(content["notebook"])

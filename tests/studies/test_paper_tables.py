@@ -181,18 +181,19 @@ def test_more_is_better_where_the_metric_says_so():
     assert lpips.ours == pytest.approx(1.0) and lpips.agrees and lpips.is_clear
 
 
-def test_only_results_with_the_numbers_of_the_profile_are_read(tmp_path):
+def test_only_results_of_tables_with_the_numbers_of_the_profile_are_read(tmp_path):
     for name, overrides, dry_run in (
         ("03_air_for_gans", {}, False),
-        ("05_dry", {}, True),
-        ("06_changed", {"methods.nada.steps": 3}, False),
+        ("04_air_for_diffusion", {}, True),
+        ("05_hyperdomainnet", {"methods.nada.steps": 3}, False),
+        ("07_no_table", {}, False),
     ):
         session = setup(name, "tiny", 0, str(tmp_path), overrides, dry_run)
         session.record.add(metric("clip_distance", 0.5, "nada"))
         session.finish()
     measured, left_out = read_measured(tmp_path / "tiny")
     assert measured == {NOTEBOOK: [metric("clip_distance", 0.5, "nada")]}
-    assert left_out == ["05_dry", "06_changed"]
+    assert left_out == ["04_air_for_diffusion", "05_hyperdomainnet"]
     assert read_measured(tmp_path / "nothing") == ({}, [])
 
 
