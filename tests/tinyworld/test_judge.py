@@ -89,7 +89,7 @@ def test_foreign_and_damaged_weights_are_refused(judge, tmp_path):
     tensors, config = judge.state_dict(), judge.config
     incomplete = {name: t for name, t in tensors.items() if name != "heads.species.bias"}
     bad_configs = [
-        {}, [], "judge", config | {"network": "oracle"}, config | {"network": []},
+        {}, config | {"network": "oracle"}, config | {"network": []},
         config | {"width": 24}, config | {"width": "wide"}, config | {"width": -1},
         config | {"outputs": ["species"]}, config | {"extra": 1},
         config | {"outputs": {"species": 9}}, config | {"outputs": {"a.b": 9}},
@@ -102,6 +102,10 @@ def test_foreign_and_damaged_weights_are_refused(judge, tmp_path):
     for some, bad in cases + [(tensors, bad) for bad in bad_configs]:
         save_tensors(path, some, bad)
         with pytest.raises(AirlibError, match="judge"):
+            load_judge(path)
+    for no_table in ([], "judge"):
+        save_tensors(path, tensors, no_table)
+        with pytest.raises(AirlibError, match="not an airlib file"):
             load_judge(path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(AirlibError, match="damaged"):
