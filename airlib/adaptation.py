@@ -26,7 +26,6 @@ from airlib.documents import parse_json, read_text, wrong_entry
 from airlib.errors import AirlibError
 from airlib.files import load_tensors, save_tensors, write_text
 from airlib.generators.base import Generator
-from airlib.generators.identity import fingerprint as fingerprint  # for programs that look here
 from airlib.generators.identity import identity, is_source
 from airlib.methods.step import Objective, Regularizer, Step
 from airlib.parameterizations.base import Parameterization

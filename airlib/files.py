@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LONGEST_LIST = 2**24  # bytes of the list of members in a zip: 150,000 or more
 LONGEST_HEADER = 2**22  # bytes of a safetensors header: 40,000 tensors or more
+BAD_CONTENT = (OSError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -90,28 +91,49 @@ def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict]:
 
     Raises AirlibError if the file is missing, truncated, or not written by airlib.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = Path(path)
     if not path.is_file():
         raise AirlibError(f"no such file: {path}; check the path, or create it first")
     try:
-        with path.open("rb") as start:
-            if int.from_bytes(start.read(8), "little") > LONGEST_HEADER:
-                raise ValueError("its header is longer than any")
-        with safe_open(path, framework="pt") as file:
-            # Copies lie where PyTorch aligns them; in the file they lie anywhere, and the same
-            # convolution of weights that are aligned otherwise may end in other bits.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
+        tensors, header = _safetensors(path)
         config = json.loads(header["config"])
         if not isinstance(config, dict):
             raise TypeError("its configuration is no dictionary")
-    except (SafetensorError, OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (SafetensorError, *BAD_CONTENT) as error:
         raise AirlibError(
             f"{path} is damaged or not an airlib file ({type(error).__name__}); make it again"
         ) from error
     return tensors, config
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+    """Read any safetensors file: (tensors by name, on the CPU; the texts in its header).
+
+    Raises AirlibError if the file cannot be read or is damaged.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return _safetensors(Path(path))
+    except (SafetensorError, *BAD_CONTENT) as error:
+        raise AirlibError(
+            f"{path} is damaged or no safetensors file ({type(error).__name__}); download it again"
+        ) from error
+
+
+def _safetensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+    from safetensors import safe_open
+
+    with path.open("rb") as start:
+        if int.from_bytes(start.read(8), "little") > LONGEST_HEADER:
+            raise ValueError("its header is longer than any")
+    with safe_open(path, framework="pt") as file:
+        # Copies lie where PyTorch aligns them; in the file they lie anywhere, and the same
+        # convolution of weights that are aligned otherwise may end in other bits.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
 @contextmanager

@@ -32,11 +32,10 @@ from airlib.checkpoints import (
     rosinality,
 )
 from airlib.checkpoints.networks import filled
-from airlib.checkpoints.safetensors_files import read_safetensors
 from airlib.checkpoints.tables import Imported
 from airlib.checkpoints.unpickling import read_torch, regular_file
 from airlib.errors import AirlibError
-from airlib.files import load_tensors, save_tensors
+from airlib.files import load_tensors, read_safetensors, save_tensors
 
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of torch.save before 1.6
 OURS = "safetensors file of airlib"
@@ -92,7 +91,10 @@ def import_file(
     if out.exists() and (not force or out.samefile(path)):
         raise AirlibError(f"{out} exists already; give another --out, or --force to replace it")
     base = None if generator is None else read(Path(generator))
-    imported = _read(path, class_index, base, ours=False)
+    opened = _open(regular_file(path))
+    if opened[0] == OURS:
+        raise AirlibError(f"{path} is a {OURS} already; use it as it is")
+    imported = _loaded(path, opened, class_index, base)
     if activation is not None:
         imported = clip_states.with_activation(imported, activation, path)
     parameters = _parameters(imported, path)
@@ -128,16 +130,13 @@ def read(
     Raises AirlibError if it is missing, damaged, unsafe, unknown or not one of our networks, and
     for a class or generator that it needs or has no use for.
     """
-    return _read(path, class_index, generator)
+    return _loaded(path, _open(regular_file(path)), class_index, generator)
 
 
-def _read(
-    path: str | Path, class_index: int | None, generator: Imported | None, ours: bool = True
+def _loaded(
+    path: str | Path, opened: Opened, class_index: int | None, generator: Imported | None
 ) -> Imported:
-    """`read`, and without `ours` not of a file that `import_file` wrote."""
-    name, load, takes = _open(regular_file(Path(path)))
-    if name == OURS and not ours:
-        raise AirlibError(f"{path} is a {OURS} already; use it as it is")
+    name, load, takes = opened
     given: dict[str, Any] = {"class_index": class_index, "generator": generator}
     given = {key: value for key, value in given.items() if value is not None}
     if useless := sorted(given.keys() - set(takes)):
